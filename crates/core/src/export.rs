@@ -154,16 +154,13 @@ impl Opened {
         let mut found = Vec::new();
         for name in self.checkpoint.names(&self.reading.names) {
             let tensor = self.checkpoint.current(self.reading.names.prefix, name)?;
-            let (rows, length) = tensor.rows();
-            let mut row = vec![0.0; length];
             let (mut count, mut first) = (0, None);
-            for i in 0..rows {
-                tensor.read_row(i, &mut row)?;
+            tensor.each_row(|i, row| {
                 for (column, _) in row.iter().enumerate().filter(|(_, x)| !x.is_finite()) {
                     count += 1;
-                    first = first.or(Some(i * length + column));
+                    first = first.or(Some(i * row.len() + column));
                 }
-            }
+            })?;
             tensor.drop_pages();
             found.extend(first.map(|first| (name.to_owned(), count, first)));
         }

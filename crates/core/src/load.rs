@@ -388,32 +388,34 @@ fn open_gguf(path: &Path, adapter: Option<Adapter>, options: &LoadOptions) -> Re
     let file = GgufFile::open(path)?;
     let gguf = file.gguf();
     let metadata = json_of(gguf);
-    let embedding = file
-        .tensor("token_embd.weight")
-        .ok_or_else(|| Error::new(ErrorKind::Weights, "the file has no tensor `token_embd.weight`"))?;
-    let divisors = file.tensor("rope_freqs.weight").map(|t| t.read_all()).transpose()?;
+    let shape = |name: &str| file.tensor(name).map(|tensor| (name.to_owned(), tensor.shape().to_vec()));
+    let tensors: gguf::Tensors = file.names().filter_map(shape).collect();
+    let values = |name: &str| file.tensor(name).map(|tensor| tensor.read_all()).transpose();
+    let divisors = values("rope_freqs.weight")?;
+    let factors = (values("rope_factors_short.weight")?, values("rope_factors_long.weight")?);
     let header = gguf::Header {
         metadata: &metadata,
-        vocabulary: embedding.rows(),
-        unembed: if file.tensor("output.weight").is_some() {
-            gguf::Unembedding::OwnTensor
-        } else {
-            gguf::Unembedding::TokenEmbedding
-        },
+        tensors: &tensors,
         rope_divisors: divisors.as_deref(),
+        rope_factors: factors.0.as_deref().zip(factors.1.as_deref()).map(|(short, long)| [short, long]),
     };
     let (config, mut let_through) = gguf::config(&header, allowed_keys)?;
     let config = Config::from_map("config of the GGUF file", config);
     let mut reading = families::read(&config, allowed_keys)?;
     reading.let_through.append(&mut let_through);
     let architecture = gguf.str("general.architecture")?.unwrap_or_default().to_owned();
-    let names = gguf::tensor_names(&architecture, &reading.arch, file.names())?;
+    let places = gguf::tensor_names(&architecture, &reading.arch, &tensors)?;
     let allowed = Allowed::parse(&options.allowed_tensors)?;
-    let checkpoint = Checkpoint::renamed(Container::Gguf(file), names).adapted(adapter).allowing(allowed);
+    let checkpoint =
+        Checkpoint::renamed(Container::Gguf(file), places.tensors).adapted(adapter).allowing(allowed);
     let (config, checkpoint) = (config.as_map().clone(), Arc::new(checkpoint));
     // Config and tokenizer are in the file.
     let identity = identity_of(&checkpoint, &reading);
-    let (notes, warnings) = (Vec::new(), Vec::new());
+    let notes = match places.left_out {
+        0 => Vec::new(),
+        n => vec![format!("{n} tensors of layers that predict further tokens are left out")],
+    };
+    let warnings = places.unsaid.map(str::to_owned).into_iter().collect();
     Ok(Opened { reading, config, identity, notes, warnings, checkpoint })
 }
 

@@ -2,8 +2,10 @@
 //! undone by `weights/`, so that storage never reaches the forward pass.
 
 mod recurrence;
+mod stored;
 
 pub use recurrence::*;
+pub use stored::*;
 
 use crate::arch::Bias;
 
@@ -388,19 +390,4 @@ pub enum SharedNames {
         /// Back to the stream.
         down: Linear,
     },
-}
-
-/// How a container stores a tensor differently from the same model's safetensors checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StorageQuirk {
-    /// No difference.
-    None,
-    /// Rows of each of `heads` heads are interleaved: row `2i + s` of a head holds row `i + s * h/2`
-    /// (llama.cpp, `convert_hf_to_gguf.py`, `LlamaModel.permute`).
-    InterleavedRows {
-        /// Heads among the rows.
-        heads: usize,
-    },
-    /// Every value was increased by 1 (norms of the Gemma family).
-    PlusOne,
 }

@@ -46,6 +46,8 @@ fn a_folder_and_a_gguf_file_are_taken_by_their_paths() {
     let files = resolve(&folder, &at(&folder, "Q4.K.gguf")).unwrap();
     assert_eq!(files.kind, FilesKind::Gguf(folder.path().join("Q4.K.gguf")));
     assert_eq!(files.name, "Q4.K");
+    folder.write("big-00002-of-00003.gguf", "GGUF....");
+    assert_eq!(resolve(&folder, &at(&folder, "big-00002-of-00003.gguf")).unwrap().name, "big");
     assert_eq!(resolve(&folder, "~/single").unwrap().path(), folder.path().join("single"));
 }
 

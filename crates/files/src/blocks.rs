@@ -4,8 +4,11 @@
 //! scales), then small integers. The order of operations below is part of the result: single precision throughout,
 //! scale times integer first, then the minimum.
 
+mod low_bits;
+
 use crate::Encoding;
 use crate::floats::{bf16_to_f32, f16_to_f32};
+use low_bits::{iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, tq1_0, tq2_0};
 
 /// Decodes whole blocks from `bytes` into `out`.
 ///
@@ -28,10 +31,17 @@ pub(crate) fn decode(encoding: Encoding, bytes: &[u8], out: &mut [f32]) {
         Encoding::Q5_0 => each(bytes, out, q5_0),
         Encoding::Q5_1 => each(bytes, out, q5_1),
         Encoding::Q8_0 => each(bytes, out, q8_0),
+        Encoding::Q2K => each(bytes, out, q2_k),
+        Encoding::Q3K => each(bytes, out, q3_k),
         Encoding::Q4K => each(bytes, out, q4_k),
         Encoding::Q5K => each(bytes, out, q5_k),
         Encoding::Q6K => each(bytes, out, q6_k),
-        // `StoredTensor` refuses these earlier.
+        Encoding::Iq4Nl => each(bytes, out, iq4_nl),
+        Encoding::Iq4Xs => each(bytes, out, iq4_xs),
+        Encoding::Mxfp4 => each(bytes, out, mxfp4),
+        Encoding::Tq1_0 => each(bytes, out, tq1_0),
+        Encoding::Tq2_0 => each(bytes, out, tq2_0),
+        // `StoredTensor` refuses these before it comes here.
         Encoding::I64
         | Encoding::I32
         | Encoding::I16

@@ -7,7 +7,7 @@ use crate::{Error, GgufFile, MappedFile, Result, ShardedSafeTensors, StoredTenso
 pub enum Container {
     /// One safetensors file, or the shards of a folder.
     SafeTensors(ShardedSafeTensors),
-    /// One GGUF file.
+    /// One GGUF file, or the parts of a split one.
     Gguf(GgufFile),
 }
 
@@ -50,7 +50,7 @@ impl Container {
     pub fn files(&self) -> Vec<&MappedFile> {
         match self {
             Container::SafeTensors(shards) => shards.files().collect(),
-            Container::Gguf(file) => vec![file.file()],
+            Container::Gguf(file) => file.files().collect(),
         }
     }
 

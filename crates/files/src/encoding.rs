@@ -16,9 +16,16 @@ pub enum Encoding {
     Q5_0,
     Q5_1,
     Q8_0,
+    Q2K,
+    Q3K,
     Q4K,
     Q5K,
     Q6K,
+    Iq4Nl,
+    Iq4Xs,
+    Mxfp4,
+    Tq1_0,
+    Tq2_0,
     I64,
     I32,
     I16,
@@ -38,8 +45,21 @@ impl Encoding {
     /// Elements in one block: 1 for the plain types.
     pub fn block_len(self) -> usize {
         match self {
-            Encoding::Q4_0 | Encoding::Q4_1 | Encoding::Q5_0 | Encoding::Q5_1 | Encoding::Q8_0 => 32,
-            Encoding::Q4K | Encoding::Q5K | Encoding::Q6K => 256,
+            Encoding::Q4_0
+            | Encoding::Q4_1
+            | Encoding::Q5_0
+            | Encoding::Q5_1
+            | Encoding::Q8_0
+            | Encoding::Iq4Nl
+            | Encoding::Mxfp4 => 32,
+            Encoding::Q2K
+            | Encoding::Q3K
+            | Encoding::Q4K
+            | Encoding::Q5K
+            | Encoding::Q6K
+            | Encoding::Iq4Xs
+            | Encoding::Tq1_0
+            | Encoding::Tq2_0 => 256,
             _ => 1,
         }
     }
@@ -51,14 +71,20 @@ impl Encoding {
             Encoding::F16 | Encoding::Bf16 | Encoding::I16 | Encoding::U16 => 2,
             Encoding::F32 | Encoding::I32 | Encoding::U32 => 4,
             Encoding::F64 | Encoding::I64 | Encoding::U64 | Encoding::Complex64 => 8,
-            Encoding::Q4_0 => 18,
+            Encoding::Q4_0 | Encoding::Iq4Nl => 18,
             Encoding::Q4_1 => 20,
             Encoding::Q5_0 => 22,
             Encoding::Q5_1 => 24,
             Encoding::Q8_0 => 34,
+            Encoding::Q2K => 84,
+            Encoding::Q3K => 110,
             Encoding::Q4K => 144,
             Encoding::Q5K => 176,
             Encoding::Q6K => 210,
+            Encoding::Iq4Xs => 136,
+            Encoding::Mxfp4 => 17,
+            Encoding::Tq1_0 => 54,
+            Encoding::Tq2_0 => 66,
         }
     }
 
@@ -86,9 +112,16 @@ impl Encoding {
             Encoding::Q5_0 => "Q5_0",
             Encoding::Q5_1 => "Q5_1",
             Encoding::Q8_0 => "Q8_0",
+            Encoding::Q2K => "Q2_K",
+            Encoding::Q3K => "Q3_K",
             Encoding::Q4K => "Q4_K",
             Encoding::Q5K => "Q5_K",
             Encoding::Q6K => "Q6_K",
+            Encoding::Iq4Nl => "IQ4_NL",
+            Encoding::Iq4Xs => "IQ4_XS",
+            Encoding::Mxfp4 => "MXFP4",
+            Encoding::Tq1_0 => "TQ1_0",
+            Encoding::Tq2_0 => "TQ2_0",
             Encoding::I64 => "I64",
             Encoding::I32 => "I32",
             Encoding::I16 => "I16",

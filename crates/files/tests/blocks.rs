@@ -9,7 +9,11 @@ fn every_block_type_decodes_to_the_bits_of_the_python_package() {
     let blocks = GgufFile::open(format!("{DATA}/blocks.gguf")).unwrap();
     let answers = ShardedSafeTensors::open(format!("{DATA}/answers.safetensors")).unwrap();
     let names: Vec<_> = answers.names().collect();
-    assert_eq!(names, ["BF16", "F16", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0"]);
+    let known = [
+        "BF16", "F16", "IQ4_NL", "IQ4_XS", "MXFP4", "Q2_K", "Q3_K", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1",
+        "Q5_K", "Q6_K", "Q8_0", "TQ1_0", "TQ2_0",
+    ];
+    assert_eq!(names, known);
     for name in names {
         let (stored, answer) = (blocks.tensor(name).unwrap(), answers.tensor(name).unwrap());
         assert_eq!(stored.encoding().to_string(), name);

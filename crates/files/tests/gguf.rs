@@ -127,14 +127,13 @@ fn what_is_wrong_is_named() {
         (same_key, "key `k`: stands twice"),
         (pair("general.alignment").u32(4).u32(12), "`general.alignment` is 12, not a power of two"),
         (pair("general.alignment").u32(4).u32(0), "`general.alignment` is 0, not a power of two"),
-        (pair("split.count").u32(2).raw(&[3, 0]), "one of 3 parts"),
         (tensor(&[], 0, 0).u64(0), "tensor `w`: has 0 axes"),
         (tensor(&[1; 5], 0, 0), "tensor `w`: has 5 axes"),
         (tensor(&[0], 0, 0), "tensor `w`: has an axis that is empty"),
         (tensor(&[1 << 40, 1 << 40], 0, 0), "more than any memory holds"),
         (tensor(&[u64::MAX], 0, 0), "tensor `w`:"),
         (tensor(&[33], 2, 0), "rows of 33 are not whole blocks of Q4_0"),
-        (tensor(&[64], 10, 0), "tensor `w`: type Q2_K is not read"),
+        (tensor(&[64], 16, 0), "tensor `w`: type IQ2_XXS is not read"),
         (tensor(&[64], 77, 0), "ggml type 77 does not exist"),
         (tensor(&[8], 0, 4).data(64), "offset 4 is not a multiple of the alignment"),
         (tensor(&[8], 0, 64).data(64), "reach beyond the file"),
@@ -193,5 +192,90 @@ proptest! {
         let mut file = b"GGUF\x03\0\0\0".to_vec();
         file.extend(rest);
         drop(Gguf::parse(&file));
+    }
+}
+
+/// A part of a split model: which, of how many, tensors in all, and the names of its own.
+fn part(number: u16, count: u16, in_all: u32, own: &[&str]) -> Vec<u8> {
+    let mut file = Writer::header(3, own.len() as u64, 4);
+    file = file.text("general.architecture").u32(8).text("llama");
+    file = file.text("split.no").u32(2).raw(&number.to_le_bytes());
+    file = file.text("split.count").u32(2).raw(&count.to_le_bytes());
+    file = file.text("split.tensors.count").u32(5).raw(&in_all.to_le_bytes());
+    for (place, name) in own.iter().enumerate() {
+        file = file.tensor(name, &[8], 0, 32 * place as u64);
+    }
+    file.data(32 * own.len()).0
+}
+
+/// Writes these files into a folder and opens the one that is asked for.
+fn open_among(files: &[(&str, Vec<u8>)], asked: &str) -> Result<GgufFile, String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    GgufFile::open(folder.path().join(asked)).map_err(|e| e.to_string())
+}
+
+#[test]
+fn a_split_model_is_opened_by_any_of_its_parts() {
+    let names = ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf"];
+    let parts = [part(0, 3, 3, &["b"]), part(1, 3, 3, &["c", "a"]), part(2, 3, 3, &[])];
+    let files: Vec<_> = names.into_iter().zip(parts).collect();
+    for asked in names {
+        let file = open_among(&files, asked).unwrap();
+        assert_eq!(file.names().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(file.files().len(), 3);
+        assert_eq!(file.gguf().u64("split.no").unwrap(), Some(0), "the first part has the metadata");
+        assert!(file.names().all(|name| file.tensor(name).unwrap().bytes() == [7; 32]));
+    }
+}
+
+#[test]
+fn parts_that_are_missing_or_do_not_belong_together_are_named() {
+    let (first, second) = ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf");
+    let refused = |files: &[(&str, Vec<u8>)], asked: &str, word: &str| {
+        let error = open_among(files, asked).unwrap_err();
+        assert!(error.contains(word), "{word}: {error}");
+    };
+    let (a, b) = (part(0, 2, 2, &["a"]), part(1, 2, 2, &["b"]));
+    refused(
+        &[(first, a.clone())],
+        first,
+        "is part 1 of 2 of a split model; `m-00002-of-00002.gguf` is not beside it",
+    );
+    refused(&[(second, b.clone())], second, "`m-00001-of-00002.gguf` is not beside it");
+    refused(&[("m.gguf", a.clone())], "m.gguf", "its name says otherwise");
+    refused(&[(second, a.clone())], second, "its name says otherwise");
+    refused(&[("m-00001-of-00003.gguf", a.clone())], "m-00001-of-00003.gguf", "its name says otherwise");
+    let with = |other: Vec<u8>, word: &str| refused(&[(first, a.clone()), (second, other)], first, word);
+    with(
+        part(1, 3, 2, &["b"]),
+        "`m-00002-of-00002.gguf` is of another set: it says that it is part 2 of 3, 2 tensors",
+    );
+    with(part(0, 2, 2, &["b"]), "it says that it is part 1 of 2, 2 tensors in all, not part 2 of 2");
+    with(part(1, 2, 9, &["b"]), "9 tensors in all, not part 2 of 2, 2 tensors in all");
+    with(sound(), "is of another set: it says that it is a whole model");
+    with(part(1, 2, 2, &["b", "c"]), "the parts hold 3 tensors; they say 2 in all");
+    with(part(1, 2, 2, &["a"]), "tensor `a` is also in");
+    with(b"GGUF".to_vec(), "m-00002-of-00002.gguf");
+}
+
+#[test]
+fn names_of_parts() {
+    use easyroutine_files::gguf::PartName;
+    let name = PartName::parse("a-of-b-00002-of-00003.GGUF").unwrap();
+    assert_eq!((name.prefix(), name.number(), name.count()), ("a-of-b", 2, 3));
+    assert_eq!(name.all().last().unwrap(), "a-of-b-00003-of-00003.GGUF");
+    for other in [
+        "",
+        "m.gguf",
+        "m-00000-of-00003.gguf",
+        "m-00004-of-00003.gguf",
+        "m-2-of-3.gguf",
+        "m-00001-of-00003.bin",
+        "é",
+    ] {
+        assert_eq!(PartName::parse(other), None, "{other}");
     }
 }

@@ -13,7 +13,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::folder::{self, Contents};
-use super::reference::{HubReference, is_commit};
+use super::reference::{HubReference, is_commit, one_model, parts_of};
 use super::{FilesKind, ModelFiles, list};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -63,8 +63,10 @@ impl Repository {
             |kind| ModelFiles { kind, name: self.id.clone(), commit: Some(commit.clone()), adapter: None };
         if let Some(file) = &reference.file {
             let path = snapshot.join(file);
-            if !path.is_file() {
-                return Ok(Cached::Partial { missing: vec![file.clone()] });
+            let missing: Vec<String> =
+                parts_of(file).into_iter().filter(|part| !snapshot.join(part).is_file()).collect();
+            if !missing.is_empty() {
+                return Ok(Cached::Partial { missing });
             }
             folder::check_gguf(&path)?;
             return Ok(Cached::Whole(found(FilesKind::Gguf(path))));
@@ -76,13 +78,14 @@ impl Repository {
             Contents::Whole | Contents::Adapter => Cached::Whole(found(FilesKind::Folder(snapshot))),
             Contents::Without(missing) => Cached::Partial { missing },
             Contents::Pickle(file) => Cached::Pickle { file },
-            Contents::Gguf(files) => match files.as_slice() {
-                [file] => {
+            Contents::Gguf(files) => match one_model(&files) {
+                Some((file, missing)) if missing.is_empty() => {
                     let path = snapshot.join(file);
                     folder::check_gguf(&path)?;
                     Cached::Whole(found(FilesKind::Gguf(path)))
                 }
-                _ => return Err(several_ggufs(&self.id, &files)),
+                Some((_, missing)) => Cached::Partial { missing },
+                None => return Err(several_ggufs(&self.id, &files)),
             },
         })
     }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use easyroutine_files::gguf::PartName;
+
 use super::reference::{is_commit, is_gguf, is_safe_name};
 use super::{FilesKind, ModelFiles, adapter, io_error, list, printable};
 use crate::error::{Error, ErrorKind, Result};
@@ -187,7 +189,11 @@ pub(super) fn check_gguf(path: &Path) -> Result<()> {
 pub(super) fn stem(path: &Path) -> String {
     let full = if path.file_name().is_some() { None } else { path.canonicalize().ok() };
     let name = full.as_deref().unwrap_or(path).file_name().unwrap_or_default().to_string_lossy();
-    if is_gguf(&name) { name[..name.len() - ".gguf".len()].to_owned() } else { name.into_owned() }
+    match PartName::parse(&name) {
+        Some(part) => part.prefix().to_owned(),
+        None if is_gguf(&name) => name[..name.len() - ".gguf".len()].to_owned(),
+        None => name.into_owned(),
+    }
 }
 
 /// Name and commit: those on the hub for a snapshot in a Hugging Face cache, else the folder's name.

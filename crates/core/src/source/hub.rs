@@ -15,7 +15,7 @@ use std::path::Path;
 use super::cache::{Repository, several_ggufs};
 use super::environment::Environment;
 use super::folder::{self, CONFIG, INDEX, WEIGHTS};
-use super::reference::{HubReference, is_commit, is_gguf, is_safe_name};
+use super::reference::{HubReference, is_commit, is_gguf, is_safe_name, one_model, parts_of};
 use super::{ResolveOptions, SMALL_FILES, io_error, list, printable};
 use crate::adapter;
 use crate::error::{Error, ErrorKind, Result};
@@ -56,7 +56,9 @@ pub(super) fn download(
         fetch.file(name)?;
     }
     if let Some(file) = &reference.file {
-        fetch.file(file)?;
+        for part in parts_of(file) {
+            fetch.file(&part)?;
+        }
         return Ok(listing.commit);
     }
     if !["tokenizer.json", "vocab.json"].iter().any(|name| listing.files.contains(*name)) {
@@ -77,10 +79,12 @@ fn plan(reference: &HubReference, listing: &Listing) -> Result<Vec<&'static str>
     };
     let ggufs = all(&is_gguf);
     if let Some(file) = &reference.file {
-        if has(file) {
+        let missing: Vec<String> = parts_of(file).into_iter().filter(|part| !has(part)).collect();
+        if missing.is_empty() {
             return Ok(Vec::new());
         }
-        let error = Error::new(ErrorKind::NotFound, format!("`{id}` has no file `{}`", printable(file)));
+        let what = if missing.len() == 1 { "file" } else { "files" };
+        let error = Error::new(ErrorKind::NotFound, format!("`{id}` has no {what} {}", list(&missing)));
         return Err(if ggufs.is_empty() { error } else { error.hint(format!("it has {}", list(&ggufs))) });
     }
     if has(WEIGHTS) || has(INDEX) {
@@ -93,9 +97,9 @@ fn plan(reference: &HubReference, listing: &Listing) -> Result<Vec<&'static str>
                 "without it nothing says what the model computes; look for the repository of the whole model",
             ));
     }
-    match ggufs.as_slice() {
-        [] => {}
-        [one] if !one.contains('/') => return Ok(Vec::new()),
+    match one_model(&ggufs) {
+        _ if ggufs.is_empty() => {}
+        Some((first, missing)) if missing.is_empty() && !first.contains('/') => return Ok(Vec::new()),
         _ => return Err(several_ggufs(id, &ggufs)),
     }
     if has(adapter::CONFIG) && has(adapter::WEIGHTS) {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use easyroutine_files::gguf::PartName;
+
 use super::environment::Environment;
 use super::printable;
 use crate::error::{Error, ErrorKind, Result};
@@ -134,7 +136,21 @@ pub(super) fn is_gguf(name: &str) -> bool {
     name.len() > 5 && name.get(name.len() - 5..).is_some_and(|end| end.eq_ignore_ascii_case(".gguf"))
 }
 
-/// Whether a name from outside stays below the folder it is joined to, on every system.
+/// The files of a model that is named by one of them: that one, or every part of a split model.
+pub(super) fn parts_of(file: &str) -> Vec<String> {
+    PartName::parse(file).map_or_else(|| vec![file.to_owned()], |part| part.all().collect())
+}
+
+/// The first of these GGUF files and what is missing of its model, where all belong to one: a single file, or parts of a
+/// split one.
+pub(super) fn one_model(files: &[String]) -> Option<(&String, Vec<String>)> {
+    let first = files.iter().min()?;
+    let parts = parts_of(first);
+    let missing = parts.iter().filter(|part| !files.contains(part)).cloned().collect();
+    files.iter().all(|file| parts.contains(file)).then_some((first, missing))
+}
+
+/// True for a name from outside that stays below the folder it is joined to, on every system.
 pub(super) fn is_safe_name(name: &str) -> bool {
     (1..=255).contains(&name.len())
         && !name.contains(|c: char| c.is_control() || matches!(c, '\\' | ':'))

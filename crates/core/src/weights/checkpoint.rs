@@ -10,7 +10,7 @@ use super::surplus::{self, Allowed};
 use super::tensor::{Tensor, TensorRows};
 use crate::adapter::{Adapter, LowRank};
 use crate::error::{Error, ErrorKind, Result, list};
-use crate::names::{Names, StorageQuirk};
+use crate::names::{Names, Stored};
 
 /// An opened checkpoint, with its adapter if there is one. It tracks what has been read.
 #[derive(Debug)]
@@ -19,8 +19,8 @@ pub(crate) struct Checkpoint {
     adapter: Option<Adapter>,
     /// Surplus tensors to accept.
     allowed: Allowed,
-    /// Checkpoint name to the container's own name.
-    stored: BTreeMap<String, (String, StorageQuirk)>,
+    /// Checkpoint name to where the container keeps it.
+    stored: BTreeMap<String, Stored>,
     used: Mutex<BTreeSet<String>>,
     faults: Mutex<Faults>,
     /// The requested tensors, if there are no files.
@@ -48,20 +48,16 @@ impl Checkpoint {
     /// A checkpoint whose container uses the checkpoint's names.
     pub(crate) fn plain(container: Container) -> Self {
         let names: Vec<String> = container.names().into_iter().map(str::to_owned).collect();
-        Self::renamed(container, names.into_iter().map(|n| (n.clone(), n, StorageQuirk::None)))
+        Self::renamed(container, names.into_iter().map(|n| (n.clone(), Stored::plain(n))))
     }
 
-    /// A checkpoint from (checkpoint name, container name, quirk).
-    pub(crate) fn renamed(
-        container: Container,
-        names: impl IntoIterator<Item = (String, String, StorageQuirk)>,
-    ) -> Self {
-        let stored = names.into_iter().map(|(ours, theirs, quirk)| (ours, (theirs, quirk))).collect();
+    /// A checkpoint from checkpoint names and where the container keeps those tensors.
+    pub(crate) fn renamed(container: Container, names: impl IntoIterator<Item = (String, Stored)>) -> Self {
         Checkpoint {
             container,
             adapter: None,
             allowed: Allowed::default(),
-            stored,
+            stored: names.into_iter().collect(),
             used: Mutex::default(),
             faults: Mutex::default(),
             asked: None,
@@ -105,7 +101,7 @@ impl Checkpoint {
     pub(crate) fn tensor(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Option<Tensor<'_>>> {
         let key = self.find(prefix, name);
         let tensor = match (self.replacement(prefix, name), &key) {
-            (Some(stored), _) => Tensor { stored, quirk: StorageQuirk::None },
+            (Some(stored), _) => Tensor::plain(stored),
             (None, Some(key)) => self.by_name(key)?,
             (None, None) => {
                 if let Some(asked) = &self.asked {
@@ -116,18 +112,17 @@ impl Checkpoint {
             }
         };
         self.used().extend(key);
-        let stored = &tensor.stored;
-        let unfit = if stored.shape() != shape {
+        let unfit = if tensor.shape() != shape {
             format!(
                 "tensor `{}` has shape {:?}; the config asks for {shape:?}",
-                stored.name(),
-                stored.shape()
+                tensor.name(),
+                tensor.shape()
             )
         } else if matches!(
-            stored.encoding(),
+            tensor.encoding(),
             Encoding::I8 | Encoding::U8 | Encoding::I16 | Encoding::I32 | Encoding::I64 | Encoding::Bool
         ) {
-            format!("tensor `{}` holds {:?} values, not floating point", stored.name(), stored.encoding())
+            format!("tensor `{}` holds {:?} values, not floating point", tensor.name(), tensor.encoding())
         } else {
             return Ok(Some(tensor));
         };
@@ -149,10 +144,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::tensor`].
     pub(crate) fn rows(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<TensorRows> {
-        let Some(tensor) = self.tensor(prefix, name, shape)? else {
-            return Ok(TensorRows { stored: None, quirk: StorageQuirk::None });
-        };
-        Ok(TensorRows { stored: Some(tensor.stored.lasting()?), quirk: tensor.quirk })
+        self.tensor(prefix, name, shape)?.map_or(Ok(TensorRows::Missing), |tensor| tensor.lasting())
     }
 
     /// The container's name of a byte tensor with this shape; `None` if a fault is recorded.
@@ -167,7 +159,7 @@ impl Checkpoint {
             self.note(|faults| faults.missing.insert(format!("{prefix}{name}")))?;
             return Ok(None);
         };
-        let stored = self.by_name(&key)?.stored;
+        let stored = self.by_name(&key)?;
         self.used().insert(key.clone());
         if stored.shape() == shape && stored.encoding() == Encoding::U8 {
             return Ok(Some(key));
@@ -185,7 +177,7 @@ impl Checkpoint {
     pub(crate) fn raw(&self, key: &str) -> &[u8] {
         self.stored
             .get(key)
-            .and_then(|(stored, _)| self.container.tensor(stored))
+            .and_then(|stored| self.container.tensor(stored.tensors.first()?))
             .map_or(&[], |tensor| tensor.bytes())
     }
 
@@ -368,13 +360,16 @@ impl Checkpoint {
     /// If there is no such tensor.
     pub(crate) fn by_name(&self, name: &str) -> Result<Tensor<'_>> {
         match self.stored.get(name) {
-            Some((stored_name, quirk)) => {
-                let stored = self.container.tensor(stored_name).ok_or_else(|| missing(stored_name))?;
-                Ok(Tensor { stored, quirk: *quirk })
+            Some(Stored { tensors, shape, order, axes, values }) => {
+                let find = |name: &String| self.container.tensor(name).ok_or_else(|| missing(name));
+                let parts: Vec<StoredTensor<'_>> = tensors.iter().map(find).collect::<Result<_>>()?;
+                let first = parts.first().ok_or_else(|| missing(name))?;
+                let shape = shape.clone().unwrap_or_else(|| first.shape().to_vec());
+                Ok(Tensor { parts, shape, order: order.clone(), axes: *axes, values: *values })
             }
             None => {
                 let stored = self.adapter.as_ref().and_then(|adapter| adapter.replacement(name));
-                Ok(Tensor { stored: stored.ok_or_else(|| missing(name))?, quirk: StorageQuirk::None })
+                Ok(Tensor::plain(stored.ok_or_else(|| missing(name))?))
             }
         }
     }
@@ -385,7 +380,7 @@ impl Checkpoint {
     /// If there is no such tensor.
     pub(crate) fn current(&self, prefix: &str, name: &str) -> Result<Tensor<'_>> {
         match self.replacement(prefix, name.strip_prefix(prefix).unwrap_or(name)) {
-            Some(stored) => Ok(Tensor { stored, quirk: StorageQuirk::None }),
+            Some(stored) => Ok(Tensor::plain(stored)),
             None => self.by_name(name),
         }
     }

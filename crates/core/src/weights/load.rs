@@ -155,6 +155,8 @@ impl Loader<'_> {
                 PartRows::Stored(self.checkpoint.rows(self.base, &name("weight"), &[outputs, inputs])?)
             }
             Axes::InOut => match self.checkpoint.tensor(self.base, &name("weight"), &[inputs, outputs])? {
+                // The container has it the other way round: as products read it.
+                Some(tensor) if tensor.axes == Axes::InOut => PartRows::Stored(tensor.lasting()?),
                 Some(tensor) => {
                     let values = tensor.read_all()?;
                     tensor.drop_pages();
@@ -206,6 +208,9 @@ impl Loader<'_> {
                 }
             }
             false => match self.checkpoint.tensor(self.base, name, &[count, inputs, outputs])? {
+                Some(tensor) if tensor.axes == Axes::InOut => {
+                    PartRows::From(tensor.lasting()?, expert * outputs)
+                }
                 Some(tensor) => {
                     let mut values = vec![0.0; inputs * outputs];
                     for (input, row) in values.chunks_exact_mut(outputs).enumerate() {
@@ -360,6 +365,8 @@ impl Part {
 enum PartRows {
     /// Stored `[outputs, inputs]`.
     Stored(TensorRows),
+    /// The same, from this row on.
+    From(TensorRows, usize),
     /// Stored `[inputs, outputs]`, decoded completely because rows are columns there. Values of f16 and bf16 are kept
     /// in their type.
     Columns { values: Vec<f32>, outputs: usize, encoding: Encoding },
@@ -377,7 +384,7 @@ impl PartRows {
     fn is_missing(&self) -> bool {
         match self {
             PartRows::Missing => true,
-            PartRows::Stored(rows) => rows.is_missing(),
+            PartRows::Stored(rows) | PartRows::From(rows, _) => rows.is_missing(),
             PartRows::Times(rows, _) => rows.is_missing(),
             PartRows::Columns { .. } | PartRows::Table(_) | PartRows::Mxfp4(_) => false,
         }
@@ -387,6 +394,7 @@ impl PartRows {
     fn read(&self, files: &Checkpoint, row: usize, weights: &mut [f32]) {
         match self {
             PartRows::Stored(rows) => rows.read(row, weights),
+            PartRows::From(rows, first) => rows.read(first + row, weights),
             PartRows::Table(table) => table.read(row, weights),
             PartRows::Columns { values, outputs, .. } => {
                 let column = values[row..].iter().step_by(*outputs);
@@ -401,11 +409,12 @@ impl PartRows {
         }
     }
 
-    /// The encoding of the rows, if products can use it.
-    fn encoding(&self) -> Encoding {
+    /// The encoding of a row, if products can use it.
+    fn encoding(&self, row: usize) -> Encoding {
         match self {
-            PartRows::Stored(rows) => rows.encoding(),
-            PartRows::Table(table) => table.encoding(),
+            PartRows::Stored(rows) => rows.encoding(row),
+            PartRows::From(rows, first) => rows.encoding(first + row),
+            PartRows::Table(table) => table.encoding(row),
             PartRows::Columns { encoding, .. } => *encoding,
             PartRows::Mxfp4(_) | PartRows::Times(..) | PartRows::Missing => Encoding::F32,
         }
@@ -415,6 +424,7 @@ impl PartRows {
     fn read_stored(&self, row: usize, bytes: &mut [u8]) {
         match self {
             PartRows::Stored(rows) | PartRows::Table(Table { rows, .. }) => rows.read_stored(row, bytes),
+            PartRows::From(rows, first) => rows.read_stored(first + row, bytes),
             PartRows::Columns { values, outputs, encoding } => {
                 let column = values[row..].iter().step_by(*outputs);
                 for (bytes, value) in bytes.chunks_exact_mut(2).zip(column) {
@@ -431,7 +441,7 @@ impl PartRows {
     /// Releases the file's pages.
     fn drop_pages(&self) {
         match self {
-            PartRows::Stored(rows) => rows.drop_pages(),
+            PartRows::Stored(rows) | PartRows::From(rows, _) => rows.drop_pages(),
             PartRows::Table(table) => table.drop_pages(),
             PartRows::Times(rows, _) => rows.drop_pages(),
             PartRows::Columns { .. } | PartRows::Mxfp4(_) | PartRows::Missing => {}
@@ -463,7 +473,8 @@ impl Source for JoinedRows {
     }
 
     fn encoding(&self, output: usize) -> Encoding {
-        self.parts[(self.place)(output).0].encoding()
+        let (part, row) = (self.place)(output);
+        self.parts[part].encoding(row)
     }
 
     fn read_stored(&self, output: usize, bytes: &mut [u8]) {

@@ -33,9 +33,9 @@ impl Table {
         }
     }
 
-    /// The encoding of the rows, if products can use it.
-    pub(super) fn encoding(&self) -> Encoding {
-        if self.update.is_some() { Encoding::F32 } else { self.rows.encoding() }
+    /// The encoding of a row, if products can use it.
+    pub(super) fn encoding(&self, row: usize) -> Encoding {
+        if self.update.is_some() { Encoding::F32 } else { self.rows.encoding(row) }
     }
 
     pub(super) fn drop_pages(&self) {

@@ -102,6 +102,26 @@ fn a_sharded_model_is_fetched_by_its_index() {
 }
 
 #[test]
+fn every_part_of_a_split_gguf_file_is_fetched() {
+    let gguf = |seed| [b"GGUF".to_vec(), weights(seed, 500)].concat();
+    let [first, second] = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"];
+    let place = Place::new(Hub::new("org/one", [(first, gguf(1)), (second, gguf(2))]));
+    cut(&place, second, 10);
+    place.fails("org/one", &once());
+    let (_, message, _) = place.fails("org/one", &ResolveOptions { offline: true, ..once() });
+    assert!(message.contains("without `m-00002-of-00002.gguf`"), "{message}");
+    let files = place.resolve("org/one", &once()).unwrap();
+    assert!(files.path().ends_with(first) && files.path().with_file_name(second).is_file());
+
+    let all = [(first, gguf(1)), (second, gguf(2)), ("q8.gguf", gguf(3)), ("x-00001-of-00002.gguf", gguf(4))];
+    let place = Place::new(Hub::new("org/many", all));
+    let files = place.resolve(&format!("org/many:{second}"), &once()).unwrap();
+    assert!(files.path().ends_with(second) && files.path().with_file_name(first).is_file());
+    let (_, message, _) = place.fails("org/many:x-00001-of-00002.gguf", &once());
+    assert!(message.contains("has no file `x-00002-of-00002.gguf`"), "{message}");
+}
+
+#[test]
 fn a_gguf_file_is_taken_where_it_is_the_only_one_or_named() {
     let gguf = |seed| [b"GGUF".to_vec(), weights(seed, 500)].concat();
     let place = Place::new(Hub::new("org/one", [("model.gguf", gguf(1)), ("README.md", b"#".to_vec())]));

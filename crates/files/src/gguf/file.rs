@@ -1,44 +1,46 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::Gguf;
+use super::{Gguf, parts};
 use crate::{MappedFile, Result, StoredTensor};
 
-/// A mapped GGUF file: its header and its tensors.
+/// A mapped GGUF file, or all parts of a model that is split over several: what it says, and its tensors.
 #[derive(Debug)]
 pub struct GgufFile {
-    map: MappedFile,
-    gguf: Gguf,
-    /// Tensor name -> index in `gguf.tensors`.
-    places: BTreeMap<String, usize>,
+    /// Each file and what it says; the first holds the metadata.
+    parts: Vec<(MappedFile, Gguf)>,
+    /// Name of a tensor -> its file and its place among the tensors of that.
+    places: BTreeMap<String, (usize, usize)>,
 }
 
 impl GgufFile {
-    /// Opens a GGUF file.
+    /// Opens a GGUF file; of one that is part of a split model (`NAME-00002-of-00003.gguf`) all parts.
     ///
     /// # Errors
-    /// If it cannot be mapped, or as [`Gguf::parse`].
+    /// If it cannot be mapped, or as [`Gguf::parse`]. Of a split model also if its parts are not beside it under their names,
+    /// or do not belong together.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::new(MappedFile::open(path)?)
     }
 
     pub(crate) fn new(map: MappedFile) -> Result<Self> {
-        let read = Gguf::parse(map.bytes());
-        // The header is void if the file changed while it was read.
-        map.check_unchanged()?;
-        let gguf = read.map_err(|e| e.within(map.path().display()))?;
-        let places = gguf.tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
-        Ok(GgufFile { map, gguf, places })
+        let parts = parts::gather(map)?;
+        let mut places = BTreeMap::new();
+        for (number, (_, gguf)) in parts.iter().enumerate() {
+            let of_part = gguf.tensors.iter().enumerate();
+            places.extend(of_part.map(|(i, tensor)| (tensor.name.clone(), (number, i))));
+        }
+        Ok(GgufFile { parts, places })
     }
 
-    /// The header: metadata and tensor descriptions.
+    /// What the file says, of a split model its first part: metadata and the tensors' descriptions.
     pub fn gguf(&self) -> &Gguf {
-        &self.gguf
+        &self.parts[0].1
     }
 
-    /// The mapped file.
-    pub fn file(&self) -> &MappedFile {
-        &self.map
+    /// The mapped files: one, or the parts in their order.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &MappedFile> {
+        self.parts.iter().map(|(map, _)| map)
     }
 
     /// Names of all tensors, sorted.
@@ -48,7 +50,9 @@ impl GgufFile {
 
     /// The tensor called `name`.
     pub fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
-        let info = self.gguf.tensors.get(*self.places.get(name)?)?;
-        StoredTensor::in_file(&self.map, info.range.clone(), &info.name, &info.shape, info.encoding)
+        let &(part, place) = self.places.get(name)?;
+        let (map, gguf) = self.parts.get(part)?;
+        let info = gguf.tensors.get(place)?;
+        StoredTensor::in_file(map, info.range.clone(), &info.name, &info.shape, info.encoding)
     }
 }

@@ -27,9 +27,8 @@ impl Gguf {
     /// Parses the header of a whole file.
     ///
     /// # Errors
-    /// If it is not a GGUF file of version 2 or 3, contradicts itself or its length, holds an unsupported type, or is
-    /// one part of several. Nothing is allocated on a claim alone: memory stays within a small multiple of the file
-    /// size.
+    /// If it is not a GGUF file of version 2 or 3, contradicts itself or its length, or holds an unsupported type.
+    /// Nothing is allocated on a claim alone: memory stays within a small multiple of the file size.
     pub fn parse(file: &[u8]) -> Result<Self> {
         let mut cursor = Cursor::new(file);
         if cursor.array().ok().as_ref() != Some(MAGIC) {
@@ -41,7 +40,6 @@ impl Gguf {
         let metadata = read_metadata(&mut cursor, pair_count)?;
         let described = read_tensors(&mut cursor, tensor_count)?;
         let mut gguf = Gguf { version, metadata, tensors: Vec::new() };
-        gguf.refuse_parts()?;
 
         let alignment = gguf.alignment()?;
         // Checked: a position within memory, rounded up by less than 2^31.
@@ -157,15 +155,6 @@ impl Gguf {
         match u32::try_from(alignment) {
             Ok(power) if power.is_power_of_two() && power <= 1 << 30 => Ok(power as usize),
             _ => Err(Error::malformed(format!("`general.alignment` is {alignment}, not a power of two"))),
-        }
-    }
-
-    fn refuse_parts(&self) -> Result<()> {
-        match self.u64("split.count")? {
-            None | Some(0 | 1) => Ok(()),
-            Some(parts) => Err(Error::unsupported(format!(
-                "is one of {parts} parts of a split model; join them with `llama-gguf-split --merge`"
-            ))),
         }
     }
 }

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 # Where in a block the half-precision numbers stand, in bytes.
 HALVES = {
     T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0],
-    T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.F16: [0], T.BF16: [0],
+    T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.F16: [0], T.BF16: [0], T.Q2_K: [80, 82], T.Q3_K: [108],
+    T.IQ4_NL: [0], T.IQ4_XS: [0], T.MXFP4: [], T.TQ1_0: [52], T.TQ2_0: [64],
 }  # fmt: skip
 ROWS, COLUMNS = 3, 512
 folder = Path(__file__).parent

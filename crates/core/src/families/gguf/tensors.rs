@@ -1,99 +1,133 @@
 //! Maps a GGUF file's tensor names to those of the safetensors checkpoint, and describes differences in storage.
 
-use super::{Architecture, Storage, by_name};
+use std::collections::BTreeMap;
+
+use super::Tensors;
+use super::architectures::{Architecture, by_name};
+use super::rules::{How, Rule, stored};
 use crate::arch::Arch;
-use crate::error::{Error, ErrorKind, Result};
-use crate::names::StorageQuirk;
+use crate::error::{Error, ErrorKind, Result, list};
+use crate::names::Stored;
 
-/// Modules outside the layers.
-const OUTSIDE: &[(&str, &str)] =
-    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
-
-/// Modules of a layer in all architectures.
-const LAYER: &[(&str, &str)] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
-
-/// Divisors of the frequencies, read with the config, not as a weight.
-const READ_WITH_CONFIG: &str = "rope_freqs.weight";
+/// Tensors that are read with the config, not as weights.
+const READ_WITH_CONFIG: &[&str] =
+    &["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
 
 /// A buffer of frequencies in the oldest files (`MODEL_TENSOR_SKIP` of the `gguf` package).
 const BUFFER: &str = ".attn_rot_embd.weight";
 
-/// For every tensor of a file with this `general.architecture`: its name in the checkpoint, its name in the file, and
-/// how it is stored.
+/// Where the file keeps the checkpoint's tensors, and how many of its own belong to layers behind the decoder's, which
+/// predict further tokens and are left out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Places {
+    /// A tensor of the checkpoint and where it is.
+    pub tensors: Vec<(String, Stored)>,
+    /// How many are left out.
+    pub left_out: usize,
+    /// What such files do not say though the model may have it.
+    pub unsaid: Option<&'static str>,
+}
+
+/// A tensor of the checkpoint: how it is made, and of which tensors of the file, by their slots.
+type Found<'a> = (How, Vec<(usize, &'a str, &'a [usize])>);
+
+/// Finds every tensor of a file of this `general.architecture`.
 ///
 /// # Errors
-/// If the architecture is not supported, or does not have a tensor.
-pub fn tensor_names<'a>(
-    architecture: &str,
-    arch: &Arch,
-    stored: impl IntoIterator<Item = &'a str>,
-) -> Result<Vec<(String, String, StorageQuirk)>> {
+/// An architecture that is not read, tensors that it does not have (all named at once), halves of a tensor of which the
+/// other is missing or of another shape.
+pub fn tensor_names(architecture: &str, arch: &Arch, tensors: &Tensors) -> Result<Places> {
     let architecture = by_name(architecture)?;
-    stored
-        .into_iter()
-        .filter(|name| *name != READ_WITH_CONFIG && !name.ends_with(BUFFER))
-        .map(|name| {
-            let (ours, quirk) = translate(architecture, arch, name).ok_or_else(|| {
-                let shown: String = name.chars().take(80).collect();
-                Error::new(
-                    ErrorKind::Weights,
-                    format!(
-                        "GGUF tensor `{}` has no place in architecture {}",
-                        shown.escape_debug(),
-                        architecture.name
-                    ),
-                )
-            })?;
-            Ok((ours, name.to_owned(), quirk))
-        })
-        .collect()
-}
-
-fn translate(architecture: &Architecture, arch: &Arch, name: &str) -> Option<(String, StorageQuirk)> {
-    let (module, end) = name.rsplit_once('.').filter(|(_, end)| matches!(*end, "weight" | "bias"))?;
-    let (layer, module) = match module.strip_prefix("blk.") {
-        None => (None, module),
-        Some(rest) => {
-            let (layer, module) = rest.split_once('.')?;
-            let number: usize = layer.parse().ok()?;
-            // `blk.007.` is not a layer's name.
-            if number >= arch.layers.len() || number.to_string() != layer {
-                return None;
-            }
-            (Some(number), module)
+    let (mut found, mut unknown, mut left_out) = (BTreeMap::<String, Found<'_>>::new(), Vec::new(), 0);
+    let has_further_layers = tensors.keys().any(|name| name.contains(".nextn."));
+    let is_read = |name: &str| READ_WITH_CONFIG.contains(&name) || name.ends_with(BUFFER);
+    for (name, shape) in tensors.iter().filter(|(name, _)| !is_read(name)) {
+        let Some(place) = Place::of(name) else {
+            unknown.push(name);
+            continue;
+        };
+        let further = arch.layers.len()..arch.layers.len() + NEXT_TOKENS;
+        if has_further_layers && place.layer.is_some_and(|l| further.contains(&l)) {
+            left_out += 1;
+            continue;
+        }
+        let rule = place.rule(rules(architecture, tensors, place.layer), arch);
+        let Some((rule, end)) = rule else {
+            unknown.push(name);
+            continue;
+        };
+        for (ours, how) in rule.names(architecture, place.layer, end, shape) {
+            found.entry(ours).or_insert((how, Vec::new())).1.push((how.slot(), name, shape));
+        }
+    }
+    if !unknown.is_empty() {
+        let names: Vec<String> = unknown.iter().map(|name| name.chars().take(80).collect()).collect();
+        return Err(weights(format!(
+            "GGUF tensors {} have no place in architecture {}",
+            list(&names),
+            architecture.name
+        )));
+    }
+    let place = |(ours, (how, mut parts)): (String, Found<'_>)| {
+        parts.sort_unstable_by_key(|(slot, ..)| *slot);
+        let names: Vec<&str> = parts.iter().map(|(_, name, _)| *name).collect();
+        match stored(how, arch, &parts) {
+            Some(stored) => Ok((ours, stored)),
+            None => Err(weights(format!(
+                "GGUF tensors {} do not make up `{ours}`: one is missing, or a shape is not what {} has",
+                list(&names),
+                architecture.name
+            ))),
         }
     };
-    let ours = match layer {
-        None => OUTSIDE.iter().find(|(theirs, _)| *theirs == module)?.1.to_owned(),
-        Some(l) => {
-            let (_, ours) = LAYER.iter().chain(architecture.modules).find(|(theirs, _)| *theirs == module)?;
-            format!("model.layers.{l}.{ours}")
-        }
-    };
-    Some((format!("{ours}.{end}"), quirk(architecture.storage, arch, module, end)?))
+    let tensors = found.into_iter().map(place).collect::<Result<_>>()?;
+    Ok(Places { tensors, left_out, unsaid: architecture.unsaid })
 }
 
-/// How a tensor is stored; `None` if that cannot be undone.
-fn quirk(storage: Storage, arch: &Arch, module: &str, end: &str) -> Option<StorageQuirk> {
-    let heads = match module {
-        "attn_q" => Some(arch.n_heads),
-        "attn_k" => Some(arch.n_kv_heads),
-        _ => None,
-    };
-    match (storage, heads) {
-        // The class has biases on all four projections or on none; llama.cpp's files have no place for the fourth.
-        (Storage::InterleavedQueriesAndKeys, _) if end == "bias" => None,
-        (Storage::InterleavedQueriesAndKeys, Some(heads)) => Some(StorageQuirk::InterleavedRows { heads }),
-        (Storage::NormsPlusOne, _) if module.ends_with("norm") => Some(StorageQuirk::PlusOne),
-        _ => Some(StorageQuirk::None),
+/// Most layers of further tokens behind a decoder.
+const NEXT_TOKENS: usize = 16;
+
+/// The rules of an architecture, outside layers or in them.
+fn rules(architecture: &Architecture, tensors: &Tensors, layer: Option<usize>) -> &'static [&'static [Rule]] {
+    match architecture.variant {
+        _ if layer.is_none() => architecture.outside,
+        Some((tensor, layer)) if tensors.contains_key(tensor) => layer,
+        _ => architecture.layer,
+    }
+}
+
+fn weights(message: String) -> Error {
+    Error::new(ErrorKind::Weights, message)
+}
+
+/// What a name in the file is of.
+struct Place<'a> {
+    /// The layer, if it is in one.
+    layer: Option<usize>,
+    /// The rest of the name.
+    name: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn of(name: &'a str) -> Option<Self> {
+        let Some(rest) = name.strip_prefix("blk.") else { return Some(Place { layer: None, name }) };
+        let (layer, name) = rest.split_once('.')?;
+        let number: usize = layer.parse().ok()?;
+        // `blk.007.` is no layer's name.
+        (number.to_string() == layer).then_some(Place { layer: Some(number), name })
+    }
+
+    /// The rule for it, and the end of its name where the rule is about a module.
+    fn rule(&self, rules: &'static [&'static [Rule]], arch: &Arch) -> Option<(&'static Rule, &'a str)> {
+        if self.layer.is_some_and(|l| l >= arch.layers.len()) {
+            return None;
+        }
+        let find = |wanted: &str| rules.iter().flat_map(|rules| rules.iter()).find(|r| r.theirs == wanted);
+        if let Some(rule) = find(self.name) {
+            return Some((rule, ""));
+        }
+        let (module, end) =
+            self.name.rsplit_once('.').filter(|(_, end)| matches!(*end, "weight" | "bias"))?;
+        Some((find(module)?, end))
     }
 }

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::arch::*;
-use crate::families::gguf::{Header, Unembedding, config, tensor_names};
-use crate::names::StorageQuirk;
+use crate::families::gguf::{Header, Tensors, config, tensor_names};
+use crate::names::{RowOrder, StoredValues};
 
 /// Metadata of `SmolLM2-135M-Instruct.Q4_1.gguf`.
 fn smollm2() -> Value {
@@ -32,9 +32,9 @@ fn gemma3() -> Value {
 }
 
 fn config_with(metadata: &Value, vocabulary: usize, divisors: Option<&[f32]>) -> Result<Map<String, Value>> {
-    let unembed = Unembedding::TokenEmbedding;
+    let tensors: Tensors = [("token_embd.weight".to_owned(), vec![vocabulary, 8])].into();
     let metadata = metadata.as_object().unwrap();
-    let header = Header { metadata, vocabulary, unembed, rope_divisors: divisors };
+    let header = Header { metadata, tensors: &tensors, rope_divisors: divisors, rope_factors: None };
     Ok(config(&header, &[])?.0)
 }
 
@@ -126,7 +126,7 @@ fn divisors_of_frequencies_are_kept_exactly() {
 #[test]
 fn keys_that_are_not_understood_are_refused() {
     refused(smollm2(), &json!({"llama.attention.clamp_kqv": 8.0}), "attention.clamp_kqv");
-    refused(smollm2(), &json!({"llama.expert_count": 8}), "expert_count");
+    refused(smollm2(), &json!({"llama.expert_count": 8}), "`expert_used_count` is missing");
     refused(smollm2(), &json!({"llama.attention.head_count_kv": [3, 1]}), "head_count_kv");
     refused(smollm2(), &json!({"llama.attention.head_count_kv": "3"}), "head_count_kv");
     refused(
@@ -135,10 +135,9 @@ fn keys_that_are_not_understood_are_refused() {
         "dimension_count",
     );
     refused(smollm2(), &json!({"llama.block_count": 0}), "block_count");
-    refused(smollm2(), &json!({"general.architecture": "mamba"}), "mamba");
+    refused(smollm2(), &json!({"general.architecture": "rwkv6"}), "rwkv6");
     refused(smollm2(), &json!({"general.architecture": 5}), "general.architecture");
     refused(smollm2(), &json!({"general.type": "adapter"}), "general.type");
-    refused(smollm2(), &json!({"split.count": 2}), "split.count");
     refused(gemma3(), &json!({"gemma3.attention.sliding_window_pattern": ["a"]}), "sliding_window_pattern");
     let mut short = smollm2();
     short.as_object_mut().unwrap().remove("llama.embedding_length");
@@ -173,8 +172,9 @@ fn every_tensor_of_the_checkpoint_has_a_name_in_the_file() {
             stored.extend(modules.iter().map(|module| format!("blk.{l}.{module}.weight")));
         }
         let architecture = metadata["general.architecture"].as_str().unwrap();
-        let names = tensor_names(architecture, arch, stored.iter().map(String::as_str)).unwrap();
-        let mut ours: Vec<String> = names.iter().map(|(ours, _, _)| ours.clone()).collect();
+        let shapes = stored.into_iter().map(|name| (name, vec![arch.d_head, 8])).collect();
+        let names = tensor_names(architecture, arch, &shapes).unwrap().tensors;
+        let mut ours: Vec<String> = names.into_iter().map(|(ours, _)| ours).collect();
         ours.sort();
         let expected: Vec<String> = expected(arch, &reading.names).into_keys().collect();
         assert_eq!(ours, expected, "{architecture}");
@@ -183,24 +183,24 @@ fn every_tensor_of_the_checkpoint_has_a_name_in_the_file() {
 
 #[test]
 fn what_files_store_differently() {
-    let quirk = |architecture: &str, metadata: Value, name: String| {
+    let stored = |architecture: &str, metadata: Value, name: &str| {
         let arch = arch_of(&metadata, 100);
-        tensor_names(architecture, &arch, [name.as_str()]).map(|names| names[0].2)
+        let shapes = [(name.to_owned(), vec![arch.d_head, 8])].into();
+        tensor_names(architecture, &arch, &shapes).map(|places| places.tensors[0].1.clone())
     };
-    let llama = |name: &str| quirk("llama", smollm2(), name.to_owned());
-    assert_eq!(llama("blk.0.attn_q.weight").unwrap(), StorageQuirk::InterleavedRows { heads: 9 });
-    assert_eq!(llama("blk.29.attn_k.weight").unwrap(), StorageQuirk::InterleavedRows { heads: 3 });
-    assert_eq!(llama("blk.0.attn_v.weight").unwrap(), StorageQuirk::None);
-    assert_eq!(llama("blk.0.attn_norm.weight").unwrap(), StorageQuirk::None);
-    let gemma = |name: &str| quirk("gemma3", gemma3(), name.to_owned());
+    let llama = |name: &str| stored("llama", smollm2(), name);
+    assert_eq!(llama("blk.0.attn_q.weight").unwrap().order, RowOrder::Interleaved { d_head: 64 });
+    assert_eq!(llama("blk.29.attn_k.weight").unwrap().order, RowOrder::Interleaved { d_head: 64 });
+    assert_eq!(llama("blk.0.attn_v.weight").unwrap().order, RowOrder::AsStored);
+    assert_eq!(llama("blk.0.attn_norm.weight").unwrap().values, StoredValues::Same);
+    let gemma = |name: &str| stored("gemma3", gemma3(), name);
     for norm in ["output_norm", "blk.3.attn_q_norm", "blk.3.post_ffw_norm", "blk.3.ffn_norm"] {
-        assert_eq!(gemma(&format!("{norm}.weight")).unwrap(), StorageQuirk::PlusOne, "{norm}");
+        assert_eq!(gemma(&format!("{norm}.weight")).unwrap().values, StoredValues::PlusOne, "{norm}");
     }
-    assert_eq!(gemma("blk.3.attn_q.weight").unwrap(), StorageQuirk::None);
+    assert_eq!(gemma("blk.3.attn_q.weight").unwrap().order, RowOrder::AsStored);
     for name in [
         "blk.30.attn_q.weight",
         "blk.00.attn_q.weight",
-        "blk.0.attn_q.bias",
         "blk.0.ssm_a",
         "blk.x.attn_q.weight",
         "v.blk.0.attn_q.weight",
@@ -212,5 +212,44 @@ fn what_files_store_differently() {
     }
     let arch = arch_of(&smollm2(), 100);
     let no_weights = ["rope_freqs.weight", "blk.0.attn_rot_embd.weight"];
-    assert!(tensor_names("llama", &arch, no_weights).unwrap().is_empty());
+    let no_weights = no_weights.map(|name| (name.to_owned(), vec![32])).into();
+    assert!(tensor_names("llama", &arch, &no_weights).unwrap().tensors.is_empty());
+}
+
+#[test]
+fn tensors_that_do_not_make_up_one_of_the_checkpoint_are_refused() {
+    let arch = arch_of(&smollm2(), 100);
+    let places = |architecture: &str, shapes: &[(&str, &[usize])]| {
+        let shapes = shapes.iter().map(|(name, shape)| ((*name).to_owned(), shape.to_vec())).collect();
+        tensor_names(architecture, &arch, &shapes)
+    };
+    let refused = |architecture: &str, shapes: &[(&str, &[usize])], word: &str| {
+        let error = places(architecture, shapes).expect_err(word).to_string();
+        assert!(error.contains(word), "{error}");
+    };
+    let gate: (&str, &[usize]) = ("blk.0.ffn_gate.weight", &[4, 8]);
+    let whole = places("granitehybrid", &[gate, ("blk.0.ffn_up.weight", &[4, 8])]).unwrap().tensors;
+    assert_eq!(
+        (whole.len(), &whole[0].1.order, &whole[0].1.shape),
+        (1, &RowOrder::InTurn(4), &Some(vec![8, 8]))
+    );
+    let half = "`blk.0.ffn_gate.weight` do not make up `model.layers.0.shared_mlp.input_linear.weight`";
+    refused("granitehybrid", &[gate], half);
+    refused("granitehybrid", &[gate, ("blk.0.ffn_up.weight", &[5, 8])], "do not make up");
+    refused("llama", &[("blk.0.attn_q.weight", &[63, 8])], "do not make up");
+    refused("llama", &[("blk.0.ffn_gate_exps.weight", &[5000, 4, 8])], "do not make up");
+    refused("llama", &[("blk.0.ffn_gate_exps.weight", &[8])], "do not make up");
+    refused("bloom", &[("blk.0.attn_qkv.weight", &[100, 8])], "do not make up");
+    refused("mamba", &[("blk.0.ssm_conv1d.weight", &[8])], "do not make up");
+    refused(
+        "deepseek2",
+        &[("blk.0.attn_k_b.weight", &[2, 3, 4]), ("blk.0.attn_v_b.weight", &[2, 5, 6])],
+        "do not make up",
+    );
+    refused(
+        "qwen3next",
+        &[("blk.0.attn_qkv.weight", &[8, 8]), ("blk.0.attn_gate.weight", &[4, 8])],
+        "do not make up",
+    );
+    refused("llama", &[("blk.0.x.weight", &[8]), ("y", &[8])], "`blk.0.x.weight`, `y` have no place");
 }

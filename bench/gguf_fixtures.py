@@ -1,0 +1,242 @@
+"""GGUF files of the tiny models as llama.cpp's converter writes them: metadata, and a checksum of each tensor.
+
+    pip install gguf==0.19.0 numpy safetensors torch transformers sentencepiece
+    python bench/gguf_fixtures.py LLAMA_CPP [CASE ...] [--keep FOLDER]
+
+LLAMA_CPP is a checkout of llama.cpp (or vendor/llama.cpp of the source package of llama-cpp-python). Writes
+fixtures/gguf/CASE.json. A test makes the same tensors of the safetensors fixture, compares the checksums, writes a GGUF file of
+them and runs it beside the safetensors. `--keep` keeps the converter's own files.
+
+A file that says less than config.json (llama.cpp then has a constant) is made of a config with that constant: `config` below
+changes the fixture's, for the converter and for the test. `converter` changes it for the converter alone, which reads some keys
+under their older names. `removed` are tensors that the architecture has no place for.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+# What a case changes; cases without an entry are converted as they are.
+CASES = {
+    "arcee": {},
+    "bloom": {},
+    "bloom_6heads": {},
+    "cohere": {},
+    "cohere2": {
+        "config": {"attention_bias": False},
+        "converter": {"rotary_pct": 1.0},
+        "removed": [r"_proj\.bias$"],
+    },
+    "deepseek_v2": {},
+    "deepseek_v3": {},
+    "ernie4_5": {},
+    "ernie4_5_moe": {},
+    "exaone4": {},
+    "falcon": {
+        "config": {"bias": False, "rope_parameters": DEFAULT_ROPE},
+        "removed": [r"(dense|query_key_value|_4h|_h)\.bias$"],
+    },
+    "falcon_h1": {
+        "config": {"projectors_bias": False, "mamba_proj_bias": False},
+        "removed": [r"(in|out)_proj\.bias$"],
+        "converter": {"head_dim": 8, "d_head": 8},
+        "folded": True,
+    },
+    "gemma": {},
+    "gemma2": {"config": {"query_pre_attn_scalar": 16}},
+    "gemma3_text": {"config": {"query_pre_attn_scalar": 16, "layer_types": ["sliding_attention"] * 4}},
+    "glm": {"config": {"rope_parameters": {**DEFAULT_ROPE, "partial_rotary_factor": 0.5}}, "metadata": {
+        # The converter takes the stream's width over the heads, which is not this fixture's width of a head.
+        "chatglm.attention.key_length": 16, "chatglm.attention.value_length": 16, "chatglm.rope.dimension_count": 8,
+        "chatglm.context_length": 64,
+    }},
+    "glm4": {},
+    "glm4_moe": {},
+    "gpt2": {"converter": {"n_ctx": 64}},
+    "gpt_bigcode": {},
+    "gpt_neox": {"converter": {"rotary_pct": 0.25}},
+    "gpt_oss": {"config": {"swiglu_alpha": 1.702, "swiglu_limit": 7.0,
+                           "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}},
+    "granite": {},
+    "granitemoe": {},
+    # With state spaces nothing turns.
+    "granitemoehybrid": {
+        "config": {"position_embedding_type": None, "max_position_embeddings": 2**20},
+        "converter": {"layer_types": ["mamba", "attention", "mamba"]},
+    },
+    "granitemoeshared": {},
+    "hunyuan_v1_dense": {"config": {"rope_parameters": DEFAULT_ROPE}},
+    "lfm2": {
+        "config": {"conv_bias": False, "block_auto_adjust_ff_dim": False, "intermediate_size": 32},
+        "converter": {"block_ffn_dim_multiplier": 1.0, "block_multiple_of": 16},
+        "removed": [r"conv\.(conv|in_proj|out_proj)\.bias$"],
+    },
+    "llama": {},
+    "llama3": {},
+    "llama_linear": {},
+    "llama_yarn": {},
+    "mamba": {},
+    "mamba2": {"config": {"time_step_limit": [0.0, {"__float__": "Infinity"}]}},
+    "minimax_m2": {},
+    "mistral": {"config": {"sliding_window": None}},
+    "mixtral": {},
+    "nemotron": {},
+    "olmo": {},
+    "olmo2": {},
+    "olmo3": {},
+    "olmoe": {"config": {"clip_qkv": None, "norm_topk_prob": False}},
+    "phi": {},
+    "phi3": {},
+    "phi3_longrope": {},
+    "qwen2": {},
+    "qwen2_moe": {"config": {"mlp_only_layers": [], "norm_topk_prob": False, "use_sliding_window": False,
+                             "layer_types": ["full_attention"] * 4, "sliding_window": None},
+                  "layers": [0, 2, 3]},
+    "qwen3": {},
+    "qwen3_moe": {},
+    "qwen3_next": {"config": {"mlp_only_layers": []}, "layers": [1, 2, 3]},
+    "seed_oss": {},
+    "smollm3": {"config": {"no_rope_layers": [1, 1, 1, 0, 1], "use_sliding_window": False, "sliding_window": None,
+                           "layer_types": ["full_attention"] * 5, "no_rope_layer_interval": 4}},
+    "stablelm": {},
+    "starcoder2": {},
+}
+
+
+def prepare(folder, name, change):
+    """The fixture as the converter shall read it, in a folder; the changed config and the tensors that were removed."""
+    from safetensors.numpy import load_file, save_file
+
+    source = ROOT / "fixtures" / "tiny" / name
+    config = {**json.loads((source / "config.json").read_text()), **change.get("config", {})}
+    tensors = load_file(source / "model.safetensors")
+    kept = change.get("layers")
+    if kept is not None:
+        # Layers that the architecture has not: the others move up.
+        config["num_hidden_layers"] = len(kept)
+        if "layer_types" in config:
+            config["layer_types"] = [config["layer_types"][layer] for layer in kept]
+        moved = {}
+        for key, tensor in tensors.items():
+            match = re.search(r"layers\.(\d+)\.", key)
+            if match is None:
+                moved[key] = tensor
+            elif int(match[1]) in kept:
+                moved[key.replace(match[0], f"layers.{kept.index(int(match[1]))}.")] = tensor
+        tensors = moved
+    removed = [key for key in tensors if any(re.search(p, key) for p in change.get("removed", []))]
+    tensors = {key: tensor for key, tensor in tensors.items() if key not in removed}
+    (folder / "config.json").write_text(json.dumps({**config, **change.get("converter", {})}))
+    # The converter of Gemma 3 looks into it.
+    (folder / "tokenizer.json").write_text((source / "tokenizer.json").read_text())
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return config, removed
+
+
+def vocabulary(model):
+    """A vocabulary that llama.cpp reads, in the place of the fixture's."""
+    count, writer = model.hparams["vocab_size"], model.gguf_writer
+    tokens = [b"<unk>", b"<s>", b"</s>"] + [f"<0x{byte:02X}>".encode() for byte in range(256)]
+    tokens = tokens[:count] + [f"t{i}".encode() for i in range(len(tokens), count)]
+    kinds = ([2, 3, 3] + [6] * 256)[:count] + [1] * (count - 259)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * count)
+    writer.add_token_types(kinds)
+
+
+def convert(folder, target, changes):
+    import gguf
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    hparams = {**ModelBase.load_hparams(folder, False), **changes}
+    own = get_model_class(get_model_architecture(hparams, ModelType.TEXT), mmproj=False)
+
+    class Model(own):
+        model_arch = own.model_arch
+        set_vocab = vocabulary
+
+    if hasattr(own, "no_mtp"):
+        Model.no_mtp = True
+    Model(folder, gguf.LlamaFileType.ALL_F32, target, eager=True, hparams=hparams).write()
+
+
+def describe(path, metadata):
+    """Metadata but the tokenizer's, and for each tensor its shape and the checksum of its bytes. Decays are exponentials,
+    whose last bit may differ: of these a sum, each number times its place. Tables of frequencies as they are."""
+    import gguf
+    import numpy as np
+
+    reader = gguf.GGUFReader(path)
+    kept = {}
+    for key, field in reader.fields.items():
+        if key.startswith(("GGUF.", "tokenizer.")) or key in ("general.name", "general.quantization_version"):
+            continue
+        kept[key] = field.contents()
+    kept = {key: value for key, value in {**kept, **metadata}.items() if not key.startswith("general.size")}
+    tensors = {}
+    for tensor in reader.tensors:
+        shape = [int(size) for size in reversed(tensor.shape)]
+        values = np.ascontiguousarray(tensor.data, dtype=np.float32).reshape(-1)
+        if tensor.name.startswith("rope_"):
+            tensors[tensor.name] = [shape, [float(value) for value in values]]
+        elif tensor.name.endswith("ssm_a"):
+            tensors[tensor.name] = [shape, float((values.astype(np.float64) * (np.arange(len(values)) + 1)).sum())]
+        else:
+            tensors[tensor.name] = [shape, f"{zlib.crc32(values.tobytes()):08x}"]
+    return kept, tensors
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("llama_cpp", type=Path)
+    parser.add_argument("cases", nargs="*")
+    parser.add_argument("--keep", type=Path)
+    arguments = parser.parse_args()
+    sys.path[:0] = [str(arguments.llama_cpp), str(arguments.llama_cpp / "gguf-py")]
+    os.environ["NO_LOCAL_GGUF"] = "1"
+    failed = []
+    for name in arguments.cases or CASES:
+        change = CASES[name]
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            try:
+                config, removed = prepare(folder, name, change)
+                target = (arguments.keep or folder) / f"{name}.gguf"
+                convert(folder, target, change.get("converter", {}))
+                metadata, tensors = describe(target, change.get("metadata", {}))
+            except Exception as error:  # noqa: BLE001
+                failed.append(f"{name}: {type(error).__name__}: {error}")
+                continue
+        original = json.loads((ROOT / "fixtures" / "tiny" / name / "config.json").read_text())
+        case = {
+            "config": {key: value for key, value in config.items() if original.get(key, ...) != value},
+            "removed": removed,
+            "layers": change.get("layers"),
+            # Factors of the config are in the weights: no tensor is the fixture's.
+            "folded": change.get("folded"),
+            "metadata": metadata,
+            "tensors": tensors,
+        }
+        case = {key: value for key, value in case.items() if value not in (None, [], {})}
+        lines = ",\n".join(
+            f"  {json.dumps(key)}: "
+            + (json.dumps(value) if key != "tensors" else "{\n" + ",\n".join(
+                f"    {json.dumps(tensor)}: {json.dumps(said)}" for tensor, said in value.items()) + "\n  }")
+            for key, value in case.items()
+        )  # fmt: skip
+        (ROOT / "fixtures" / "gguf" / f"{name}.json").write_text("{\n" + lines + "\n}\n")
+    print("\n".join(failed) or "all converted")
+    sys.exit(bool(failed))
+
+
+main()
