@@ -95,7 +95,7 @@ pub(super) fn tq1_0(block: &[u8; 54], out: &mut [f32; 256]) {
         let mut power = 1_u8;
         for _ in 0..digits {
             for (&byte, number) in bytes.iter().zip(&mut numbers) {
-                let digit = u16::from(byte.wrapping_mul(power)) * 3 >> 8;
+                let digit = (u16::from(byte.wrapping_mul(power)) * 3) >> 8;
                 *number = scale * (f32::from(digit) - 1.0);
             }
             power = power.wrapping_mul(3);
