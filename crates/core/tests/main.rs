@@ -12,6 +12,7 @@ mod export;
 mod extract;
 mod extraction;
 mod generate;
+mod gguf;
 mod golden;
 mod gradients;
 mod hub;

@@ -1,9 +1,6 @@
 //! GGUF files as llama.cpp's converter writes them, of every tiny model that it reads (`bench/gguf_fixtures.py`): its metadata
 //! gives the architecture of config.json, its tensors are the safetensors', to the bit, and the file runs to the same numbers.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod file;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +15,8 @@ use easyroutine::{Model, sites::Site};
 use easyroutine_files::ShardedSafeTensors;
 use serde_json::{Map, Value, json};
 
-use common::taps::capture;
-use common::{fixtures, relative_error};
+use crate::common::taps::capture;
+use crate::common::{fixtures, relative_error};
 
 /// Tensors by name: shape and numbers.
 type Values = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
