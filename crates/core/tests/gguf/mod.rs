@@ -235,6 +235,9 @@ fn files_run_as_the_safetensors_do() {
 fn the_converters_own_files_run_as_the_safetensors_do() {
     let kept = std::env::var_os("EASYROUTINE_GGUF").expect("EASYROUTINE_GGUF names a folder");
     every_case(|case| {
+        if case.json["corrected"] == true {
+            return;
+        }
         let folder = tempfile::tempdir().unwrap();
         written(case, folder.path());
         let options = LoadOptions { threads: Some(1), ..LoadOptions::default() };

@@ -280,7 +280,7 @@ pub(super) const LAYER_BLOOM: &[Rule] = &[
     same("ffn_down", "mlp.dense_4h_to_h"),
 ];
 
-/// Which of its norms a layer has says which of two it is: see `Architecture::layer_of`.
+/// Layers with one norm; those with two have the variant below.
 pub(super) const LAYER_FALCON: &[Rule] = &[
     same("attn_norm", "input_layernorm"),
     rule("attn_qkv", "self_attention.query_key_value", How::ByGroup),
