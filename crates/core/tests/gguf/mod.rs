@@ -262,8 +262,7 @@ fn same_ropes(arch: &Arch) -> Arch {
 fn numbers(model: &Model) -> BTreeMap<String, Vec<f32>> {
     let rows = [(1..12).map(|i| i * 29 % 320).collect::<Vec<u32>>(), vec![7, 300, 5]];
     let kept = [Site::ResidOut, Site::Logits];
-    let points: Vec<_> =
-        model.arch().points().into_iter().filter(|point| kept.contains(&point.site())).collect();
+    let points: Vec<_> = model.arch().points().filter(|point| kept.contains(&point.site())).collect();
     let cache = capture(model, &rows, points.iter().copied());
     let values = |key: &str| cache.get(key).unwrap().values().to_vec();
     points.iter().map(|point| (point.to_string(), values(&point.to_string()))).collect()
