@@ -3,19 +3,19 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
-.PHONY: demo test setup lint docs unit count real web python fuzz readme test-torch bench dist torture
+.PHONY: demo test setup lint docs unit count real web python book fuzz readme test-torch bench dist torture
 
 # The compiler that the checks are made with; any newer one builds the program.
 RUST := 1.95.0
 ifneq ($(shell rustc --version 2>/dev/null | cut -d' ' -f2),$(RUST))
-test setup lint docs unit count real web python fuzz readme test-torch torture: export RUSTUP_TOOLCHAIN := $(RUST)
+test setup lint docs unit count real web python book fuzz readme test-torch torture: export RUSTUP_TOOLCHAIN := $(RUST)
 endif
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 export MAKE
 
 PROMPT := The capital of France is
 EASYROUTINE := cargo run --release --locked --quiet --package easyroutine-cli --
-STAGES := setup lint docs unit count real web python fuzz readme
+STAGES := setup lint docs unit count real web python book fuzz readme
 
 # Every layer's guess at the next token, on a pretrained model (98 MB, kept in the cache folder).
 demo:
@@ -71,6 +71,10 @@ python:
 test-torch:
 	scripts/python.sh torch
 
+# The book with the pages of both APIs, in target/book; `make docs` and `make python` come first.
+book:
+	scripts/book.sh
+
 # Ten seconds a target; `make torture` takes ten minutes each, and kills 35,000 processes that write to a store.
 fuzz:
 	scripts/fuzz.sh 10
@@ -102,5 +106,6 @@ bench:
 	.cache/bench/venv/bin/python bench/attribution.py --models .cache/bench --program $${CARGO_TARGET_DIR:-target}/release/examples/attribution
 	.cache/bench/venv/bin/pip install --quiet --disable-pip-version-check ./python
 	.cache/bench/venv/bin/python bench/python_layer.py --models .cache/bench --program $${CARGO_TARGET_DIR:-target}/release/examples/forward
+	(cd tests/web && npm ci --silent --no-audit --no-fund && node bench.mjs "$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/easyroutine")
 	cargo build --release --locked --package easyroutine-store --example figures
 	.cache/bench/venv/bin/python bench/store.py "$(STORE_BENCH)"

@@ -11,7 +11,7 @@ const open = (use, options) => opened("features.html", use, options);
 
 const shown = (page) => page.locator("#found").textContent();
 const card = (page) => page.locator("#card h2").textContent();
-const rows = (page) => page.locator("#list .row");
+const rows = (page) => page.locator("#list .feature-row");
 const first = (page) => rows(page).first().locator("span").first().textContent();
 
 /** Milliseconds that a change takes until the index is drawn again. */

@@ -7,6 +7,7 @@ mod dict;
 mod directions;
 mod dla;
 mod edges;
+mod examples;
 mod extract;
 mod features;
 mod grad;
@@ -33,6 +34,7 @@ pub(crate) use dict::{
 pub(crate) use directions::{Direction, ProbeApply, ProbeArg, ProbeCommand, ProbeFit, Sides, SteeringArg};
 pub(crate) use dla::{CutArg, Dla};
 pub(crate) use edges::{EdgeArg, Edges};
+pub(crate) use examples::command;
 pub(crate) use extract::{Extract, PatternArg};
 pub(crate) use features::Features;
 pub(crate) use grad::{Grad, Measure, RuleArg, SmoothArg};

@@ -24,6 +24,8 @@ pub(crate) enum Event<'s> {
 pub(crate) struct Call {
     /// The loaded model, with its tokenizer.
     pub(crate) model: Option<(Rc<Session>, Rc<Tokenizer>)>,
+    /// Whether the result is for a list on a page, which wants no more than it shows.
+    pub(crate) is_page: bool,
     /// Receives the command's messages.
     pub(crate) hear: Box<dyn Fn(Event<'_>)>,
     /// Whether the result is no longer awaited.
@@ -64,6 +66,11 @@ fn with<T>(use_it: impl FnOnce(&mut Current) -> T) -> Option<T> {
 /// Whether this thread is running a command for a page.
 pub(crate) fn is_hosted() -> bool {
     with(|_| ()).is_some()
+}
+
+/// Whether what the command writes is drawn by a page at once.
+pub(crate) fn is_page() -> bool {
+    with(|current| current.call.is_page).unwrap_or(false)
 }
 
 /// The call's loaded model; `None` if there is no call.

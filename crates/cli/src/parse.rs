@@ -3,9 +3,9 @@
 use std::ffi::{OsStr, OsString};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, CommandFactory, Error, FromArgMatches};
+use clap::{Command, Error, FromArgMatches};
 
-use crate::args::Args;
+use crate::args::{self, Args};
 use crate::failure::Failure;
 
 const NO_MODEL: &str = "name a model, `-m smollm2`, or set the variable EASYROUTINE_MODEL";
@@ -35,7 +35,7 @@ pub(crate) fn try_args(words: impl IntoIterator<Item = OsString>) -> Result<Args
 }
 
 fn parsed(words: impl IntoIterator<Item = OsString>) -> Result<Args, Error> {
-    let matched = adjusted(Args::command()).try_get_matches_from(words);
+    let matched = adjusted(args::command()).try_get_matches_from(words);
     matched.and_then(|matches| Args::from_arg_matches(&matches))
 }
 
@@ -85,7 +85,7 @@ fn variable(error: &Error) -> Option<String> {
     };
     let (argument, value) = (text(ContextKind::InvalidArg)?, text(ContextKind::InvalidValue)?);
     // Built, since only a built command can print an argument.
-    let mut command = Args::command();
+    let mut command = args::command();
     command.build();
     variable_of(&command, argument, value)
 }

@@ -12,6 +12,7 @@ mod dataset;
 mod dictionaries;
 mod directions;
 mod errors;
+mod examples;
 mod extract;
 mod generate;
 mod graph;

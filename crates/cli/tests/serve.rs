@@ -230,8 +230,17 @@ fn saved_runs_are_those_of_the_base() {
     let base = fixtures().join("store/v1");
     let base = base.to_str().unwrap();
     let served = Served::start(&["--base", base]);
-    let answer = served.run(&["runs", "ls"], "page");
-    assert_eq!(answer["data"], printed(&["runs", "--base", base, "ls", "--format", "json"]));
+    let answer = served.run(&["runs", "ls"], "json");
+    let typed = printed(&["runs", "--base", base, "ls", "--format", "json"]);
+    assert_eq!(answer["data"], typed);
+    // A list on a page has as many, with no more of each than it shows.
+    let listed = served.run(&["runs", "ls"], "page")["data"].clone();
+    let paths = |data: &Value| {
+        data["runs"].as_array().unwrap().iter().map(|run| run["path"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&listed), paths(&typed));
+    assert_eq!(listed["runs"][0]["metadata"]["save_time"], typed["runs"][0]["metadata"]["save_time"]);
+    assert!(listed["runs"][0]["metadata"]["extraction_config"].is_null());
     assert!(answer["python"].as_str().unwrap().contains("ActivationLoader("), "{answer}");
     let answer = served.run(&["runs", "load", "--rows", "0:1", "--", "-1", "resid_out_0"], "page");
     assert!(!answer["data"]["values"].as_array().unwrap().is_empty());

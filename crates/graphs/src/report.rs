@@ -26,7 +26,7 @@ pub fn report(graph: &Graph, pruned: &Pruned, texts: &Texts, lines: Vec<String>)
                 (NodeKind::Logit, 0, graph.ids.len() - 1, text, Some(logit.probability))
             }
         };
-        let (influence, cumulative) = (influence[*node], pruned.cumulative[*node]);
+        let (influence, cumulative) = (Some(influence[*node]), pruned.cumulative[*node]);
         Some(GraphNode { kind, layer, position, name, value, influence, cumulative })
     };
     let drawn: Vec<GraphNode> = nodes.iter().filter_map(drawn).collect();

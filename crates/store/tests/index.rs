@@ -157,6 +157,30 @@ fn two_changes_within_one_tick_of_the_clock_are_both_seen() {
 }
 
 #[test]
+fn a_record_that_is_known_and_written_again_is_read_again() {
+    let place = Place::with_runs(3);
+    place.agree();
+    place.agree();
+    let store = place.store();
+    let path = store.scan(None).unwrap().runs[1].path.clone();
+    store.edit(&path, &[Edit::Tag("later".to_owned())], None).unwrap();
+    place.agree();
+    place.age();
+    place.agree();
+    // By hand, to a text of the same length.
+    let file = place.base.path().join(&path).join("metadata.json");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("later", "sooon")).unwrap();
+    place.age();
+    let known = ActivationLoader::of(place.store(), "*").indexed_in(place.index.path());
+    let tags = |result: &QueryResult| {
+        result.runs().iter().flat_map(|run| run.metadata.tags()).collect::<Vec<_>>().join(",")
+    };
+    let found = tags(&known.query(&Query::default()).unwrap());
+    assert!(found.contains("sooon") && !found.contains("later"), "{found}");
+}
+
+#[test]
 fn a_deleted_or_foreign_database_is_made_again() {
     let place = Place::with_runs(5);
     place.agree();

@@ -1,6 +1,8 @@
 //! Circuits in every format; `EASYROUTINE_BLESS=1` rewrites the expected files.
 
-use easyroutine_view::circuit::{CircuitEdge, CircuitReport, csv, html, markdown, png, svg, terminal, tsv};
+use easyroutine_view::circuit::{
+    CircuitEdge, CircuitReport, csv, html, markdown, page_data, png, svg, terminal, tsv,
+};
 
 use crate::expect;
 
@@ -58,4 +60,47 @@ fn too_many_edges_are_no_page() {
     let mut report = report();
     report.edges = vec![report.edges[0].clone(); 20_001];
     assert!(html(&report).unwrap_err().to_string().contains("keep fewer"));
+}
+
+#[test]
+fn a_circuit_is_read_back_from_its_json() {
+    let json = r#"{"cfg": {"n_layers": 2, "n_heads": 3, "d_model": 8}, "nodes": {}, "edges": {
+        "input->a1.h2<q>": {"score": 0.5, "in_graph": true}, "a1.h2->logits": {"score": -1.0, "in_graph": true},
+        "m0->m1": {"score": 9.0, "in_graph": false}}}"#;
+    let report = CircuitReport::from_json(json).unwrap();
+    let edge = |from: &str, to: &str, input, score| CircuitEdge {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        input,
+        score,
+    };
+    assert_eq!(report.edges, [edge("a1.h2", "logits", None, -1.0), edge("input", "a1.h2", Some('q'), 0.5)]);
+    let data = page_data(&report);
+    assert_eq!(data["edges"].as_array().unwrap().len(), 2);
+    assert_eq!(data["left_out"], 0);
+}
+
+#[test]
+fn a_json_that_is_no_circuit_is_refused() {
+    let with = |layers: &str, edge: &str| {
+        format!(
+            r#"{{"cfg": {{"n_layers": {layers}, "n_heads": 3}}, "edges": {{"{edge}": {{"score": 1, "in_graph": true}}}}}}"#
+        )
+    };
+    assert!(CircuitReport::from_json(&with("2", "input->a1.h2<q>")).is_ok());
+    let wrong = [
+        String::new(),
+        "[]".to_owned(),
+        with("9999999999999", "input->m0"),
+        with("-1", "input->m0"),
+        with("2", "input->m2"),
+        with("2", "a0.h3->logits"),
+        with("2", "m18446744073709551615->logits"),
+        with("2", "input->a1.h2<qq>"),
+        with("2", "input"),
+        with("2", ""),
+    ];
+    for text in wrong {
+        assert!(CircuitReport::from_json(&text).is_err(), "{text}");
+    }
 }

@@ -18,6 +18,9 @@ pub(crate) struct Serve {
     /// The store whose runs the page shows; by default ACTIVATION_BASE_DIR.
     #[arg(short, long, value_name = "BASE", env = "ACTIVATION_BASE_DIR")]
     pub(crate) base: Option<PathBuf>,
+    /// Show these features: a folder that `easyroutine features` wrote, or one features_NAME.jsonl. May repeat.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) features: Vec<PathBuf>,
     /// The port, on loopback only; a free one by default.
     #[arg(short, long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,

@@ -1,6 +1,8 @@
-//! `dict page`: features over a data set as a page.
+//! `dict page`: features over a data set as a page, or as the data that the page draws.
 
-use easyroutine_view::features::{Feature, FeaturesReport, html};
+use std::path::{Path, PathBuf};
+
+use easyroutine_view::features::{Feature, FeaturesReport, html, number, page_data};
 use serde_json::Value;
 
 use super::feature_lines;
@@ -9,17 +11,22 @@ use crate::failure::{Failure, one_line};
 use crate::output;
 
 pub(crate) fn run(args: &Args, page: &DictPage) -> Result<(), Failure> {
-    let targets = output::targets(args, &[Format::Html, Format::Html])?;
+    let targets = output::targets(args, &[Format::Html, Format::Html, Format::Json])?;
+    refuse_folder(&page.file)?;
     let wanted = page.features.as_deref().map(numbers).transpose()?;
     let place = page.file.display().to_string();
     let mut report = FeaturesReport::default();
     feature_lines::each(&page.file, "dict page", |line| {
-        let mut feature = Feature::from_json(line).map_err(|e| Failure::failed(e.to_string()))?;
-        let is_wanted = match &wanted {
-            Some(ranges) => ranges.iter().any(|range| range.contains(&feature.feature)),
-            None => feature.count > 0,
-        };
-        if is_wanted {
+        let wrong = |e: easyroutine_view::Error| Failure::failed(e.to_string());
+        // Of a skipped line only the number is read, so that one feature of many is found quickly.
+        if let Some(ranges) = &wanted {
+            let number = number(line).map_err(wrong)?;
+            if !ranges.iter().any(|range| range.contains(&number)) {
+                return Ok(());
+            }
+        }
+        let mut feature = Feature::from_json(line).map_err(wrong)?;
+        if wanted.is_some() || feature.count > 0 {
             feature.top.truncate(page.examples as usize);
             feature.drawn.truncate(page.examples as usize);
             report.features.push(feature);
@@ -30,11 +37,40 @@ pub(crate) fn run(args: &Args, page: &DictPage) -> Result<(), Failure> {
         return Err(Failure::usage(format!("{place}: none of these features is there")));
     }
     about(page, &mut report);
-    let text = html(&report)?;
     for target in &targets {
+        let text = match target.format {
+            Format::Json => page_data(&report)?.to_string() + "\n",
+            _ => html(&report)?,
+        };
         output::write(target, text.as_bytes())?;
     }
     Ok(())
+}
+
+/// A folder is no file of features, but may hold some.
+fn refuse_folder(file: &Path) -> Result<(), Failure> {
+    if !file.is_dir() {
+        return Ok(());
+    }
+    let found = files_in(file);
+    let names: Vec<String> = found.iter().take(4).map(|file| file.display().to_string()).collect();
+    let more = if found.len() > names.len() { ", …" } else { "" };
+    Err(Failure::usage(format!("{} is a folder", file.display())).hint(match names.is_empty() {
+        true => "name a features_NAME.jsonl that `easyroutine features` wrote".to_owned(),
+        false => format!("name a file in it: {}{more}", names.join(", ")),
+    }))
+}
+
+/// The files of features in a folder, by name.
+pub(super) fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let is_features = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("features_") && name.ends_with(".jsonl") && path.is_file()
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_features).collect();
+    found.sort();
+    found
 }
 
 /// The file about all features, next to the lines.

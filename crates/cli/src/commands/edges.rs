@@ -304,6 +304,8 @@ impl Opened<'_> {
             "schema": "easyroutine.edges/1",
             "model": self.session.model_json(),
             "method": self.origin()?,
+            // Over a file of pairs each has tokens of its own.
+            "metric": found.metric.filter(|_| self.edges.pairs.is_none()).map(Metric::to_json),
             "pairs": found.pairs,
             "clean": found.clean,
             "corrupted": found.corrupted,

@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use clap::{Command, CommandFactory};
+use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
 use super::env::VARIABLES;
-use crate::args::{Args, Format};
+use crate::args::{self, Args, Format};
 use crate::complete;
 use crate::failure::{EXIT_CODES, Failure};
 use crate::output::{self, Destination};
@@ -21,7 +21,7 @@ pub(crate) fn completions(args: &Args, shell: Shell) -> Result<(), Failure> {
 pub(crate) fn man(args: &Args) -> Result<(), Failure> {
     let mut page = Vec::new();
     // Built, so that a subcommand knows its full name.
-    let mut command = Args::command();
+    let mut command = args::command();
     command.build();
     let rendered = Man::new(command.clone())
         .render(&mut page)
@@ -38,6 +38,7 @@ fn subcommands(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
         man.render_name_section(page)?;
         man.render_synopsis_section(page)?;
         man.render_options_section(page)?;
+        man.render_extra_section(page)?;
         subcommands(sub, page)?;
     }
     Ok(())

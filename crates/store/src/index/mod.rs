@@ -4,6 +4,7 @@
 //! which shows each commit, removal, move and edit, and rereads what has changed. Each hit is confirmed by its own
 //! file. A checksum of the whole database reveals damage; any error means: discard it and scan the folders.
 
+mod memory;
 mod table;
 
 use std::env;
@@ -97,7 +98,7 @@ impl Index {
         }
         for path in table.candidates(experiment, criteria)? {
             // Confirmed by the file itself; a run that has since disappeared is not a hit.
-            if let Some(metadata) = store.record(&path)?
+            if let Some(metadata) = memory::record(store, &self.name, &path)?
                 && criteria.hold(&metadata)
             {
                 scan.runs.push(Found { path, metadata });

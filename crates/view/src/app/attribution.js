@@ -5,14 +5,9 @@ import { Heat, diverging, legend, reach } from "./heat.js";
 import { Panel } from "./panel.js";
 import { bound, change, changes, state } from "./state.js";
 import { prompt } from "./prompt.js";
+import { tokens } from "./fields.js";
 
 const named = () => [...(prompt.answer() ? ["--answer", prompt.answer()] : []), ...(state.against ? ["--against", state.against] : [])];
-
-/** The fields that name the two tokens of a difference. */
-export const tokens = () => [
-  field("Answer", bound("answer", line(state.answer, (answer) => change({ answer }), { placeholder: "what the model predicts", size: "16" }))),
-  field("Against", bound("against", line(state.against, (against) => change({ against }), { placeholder: "none", size: "10" }))),
-];
 
 // --- Direct attribution.
 const direct = new Heat("What each part writes towards the token; arrows move, Enter chooses", { width: 66, height: 20, side: 92, tall: 640 });

@@ -13,6 +13,13 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+/** An empty picture of a class, with what it shows in words. */
+export function svg(className, label) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  for (const [name, value] of Object.entries({ class: className, role: "group", "aria-label": label })) node.setAttribute(name, value);
+  return node;
+}
+
 export const $ = (id) => document.getElementById(id);
 export const button = (label, act, attributes = {}) => el("button", { type: "button", onclick: act, ...attributes }, label);
 

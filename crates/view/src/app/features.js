@@ -5,6 +5,7 @@ import { Heat, legend, reach, sequential } from "./heat.js";
 import { Panel } from "./panel.js";
 import { bound, change, changes, state } from "./state.js";
 import { prompt } from "./prompt.js";
+import { cardOf } from "./dashboards.js";
 
 /** Features that are drawn, those of the largest values first. */
 const MOST = 80;
@@ -59,6 +60,20 @@ function draw(panel) {
   // Of every feature that is listed, also where not all are drawn; one that is not active has no largest value.
   const largest = rows.get(state.feature)?.most;
   chosen.replaceChildren(...(state.feature ? [el("b", {}, state.feature), " ", button("Remove it", add("=0")), " ", button("Double it", add("*2")), " ", largest === undefined ? "" : button("Clamp it to its largest value here", add(`=${largest}`))] : []));
+  describe();
+}
+
+/** What is known of the chosen feature over a data set. */
+const card = el("div", { class: "feature-card" });
+let described = "";
+async function describe() {
+  if (!state.feature) return;
+  chosen.append(card);
+  if (described === state.feature) return;
+  described = state.feature;
+  const [key, n] = described.split(":");
+  const found = await cardOf(key, Number(n), 6);
+  if (described === `${key}:${n}`) card.replaceChildren(...found);
 }
 
 export const features = new Panel({

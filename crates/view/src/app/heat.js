@@ -23,8 +23,20 @@ export function reach(values) {
 const FONT = "12px ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace";
 const LETTER = 7.23;
 const drawn = new Set();
+/** The colours of the theme, read once: to ask a style for each table in each frame costs milliseconds. */
+let colours = null;
+const NAMES = ["ground", "text", "faint", "accent", "empty", "alarm"];
+function ofTheme() {
+  if (!colours) {
+    const styles = getComputedStyle(document.documentElement);
+    colours = Object.fromEntries(NAMES.map((name) => [name, styles.getPropertyValue(`--${name}`).trim()]));
+  }
+  return colours;
+}
+
 /** Draws every table anew, in the colours of the theme. */
 export function repaint() {
+  colours = null;
   for (const heat of drawn) {
     if (heat.node.isConnected) heat.draw();
     else drawn.delete(heat);
@@ -91,18 +103,16 @@ export class Heat {
       canvas.style.width = `${wide}px`;
       canvas.style.height = `${tall}px`;
     }
-    const styles = getComputedStyle(document.documentElement);
-    const colour = (name) => styles.getPropertyValue(name).trim();
+    const { ground, text, faint, accent, empty, alarm } = ofTheme();
     const pen = canvas.getContext("2d");
     pen.setTransform(scale, 0, 0, scale, 0, 0);
-    pen.fillStyle = colour("--ground");
+    pen.fillStyle = ground;
     pen.fillRect(0, 0, wide, tall);
     pen.font = FONT;
     pen.textBaseline = "middle";
     const [x0, y0] = [this.side - node.scrollLeft, this.top() - node.scrollTop];
     const first = [Math.max(0, Math.floor((this.top() - y0) / this.height)), Math.max(0, Math.floor((this.side - x0) / this.width))];
     const last = [Math.min(spec.rows, Math.ceil((tall - y0) / this.height)), Math.min(spec.columns, Math.ceil((wide - x0) / this.width))];
-    const [text, faint, accent, empty, alarm] = ["--text", "--faint", "--accent", "--empty", "--alarm"].map(colour);
     const chosen = spec.chosen?.() ?? [null, null];
     for (let i = first[0]; i < last[0]; i += 1) {
       for (let j = first[1]; j < last[1]; j += 1) {
@@ -135,7 +145,7 @@ export class Heat {
       pen.setLineDash([]);
     }
     const band = (y, label) => {
-      pen.fillStyle = colour("--ground");
+      pen.fillStyle = ground;
       pen.fillRect(0, y, wide, this.height + 2);
       for (let j = first[1]; j < last[1]; j += 1) {
         this.write(pen, label(j), x0 + j * this.width, y + 1, this.width - 1, j === chosen[1] || j === this.over?.[1] ? accent : text, "center");
@@ -143,7 +153,7 @@ export class Heat {
     };
     if (spec.column) band(0, spec.column);
     if (spec.foot) band(Math.min(tall, y0 + spec.rows * this.height + this.bottom()) - this.height - 2, spec.foot);
-    pen.fillStyle = colour("--ground");
+    pen.fillStyle = ground;
     pen.fillRect(0, this.top() - 1, this.side - 1, tall - this.top() - (spec.foot ? this.height + 2 : 0) + 1);
     for (let i = first[0]; i < last[0]; i += 1) {
       const y = y0 + i * this.height;
@@ -152,7 +162,7 @@ export class Heat {
     }
     for (const [y, label] of [[0, spec.corner], [Math.min(tall, y0 + spec.rows * this.height + this.bottom()) - this.height - 2, spec.footCorner]]) {
       if (label === undefined) continue;
-      pen.fillStyle = colour("--ground");
+      pen.fillStyle = ground;
       pen.fillRect(0, y, this.side - 1, this.height + 1);
       this.write(pen, label, 0, y + 1, this.side - 4, faint, "right");
     }

@@ -8,11 +8,13 @@ import { strip } from "./strip.js";
 import { lens } from "./lens.js";
 import { attention } from "./attention.js";
 import { attributionPanel, directPanel } from "./attribution.js";
-import { ablate, circuit, patch } from "./sweeps.js";
+import { ablate, patch } from "./sweeps.js";
+import { circuit } from "./circuit.js";
 import { generation, next } from "./generation.js";
 import { features } from "./features.js";
 import { graph } from "./graph.js";
 import { runs } from "./runs.js";
+import { dashboards } from "./dashboards.js";
 
 const panels = [lens, next, attention, directPanel, attributionPanel, patch, ablate, circuit, features, graph, generation];
 const status = (text) => { $("status").textContent = text; };
@@ -37,6 +39,7 @@ async function know() {
 function take(data) {
   prompt.model = data.model;
   prompt.base = data.base;
+  prompt.features = data.features ?? [];
   status("");
   const { model } = data;
   problem(data.problem);
@@ -94,6 +97,7 @@ const added = line("", () => {}, { id: "change", placeholder: "resid_out_10@last
 const tokensLine = strip();
 const toggles = el("div", { class: "views", role: "group", "aria-label": "Views" });
 const board = el("div", { class: "board" });
+const empty = el("p", { class: "hint" }, "Type a prompt and press Look, or Ctrl+Enter. Every view that is chosen above shows the same run; a click on a token, a layer or a head moves them all.");
 
 function submit() {
   if (text.value === state.prompt) begin();
@@ -145,13 +149,20 @@ function drawViews() {
   shown.forEach((panel, i) => { if (board.children[i] !== panel.node) board.insertBefore(panel.node, board.children[i] ?? null); });
 }
 
+/** Without a prompt there is nothing to show, and a word on how to begin. */
+function showEmpty() {
+  empty.hidden = state.prompt !== "";
+  board.hidden = !empty.hidden;
+}
+
 let begun = null;
 /** Reads the prompt first, since every view speaks of its tokens; then all that are shown ask for themselves. */
 async function begin() {
   begun?.abort();
   for (const panel of panels) panel.stop();
   tokensLine.draw();
-  if (!prompt.model || state.page !== "prompt" || state.prompt === "") return;
+  showEmpty();
+  if (!prompt.model || pages[state.page] || state.prompt === "") return;
   begun = new AbortController();
   const { signal } = begun;
   const words = ["run", "-k", "12", "--", state.prompt];
@@ -183,22 +194,24 @@ async function begin() {
   if (!signal.aborted) document.body.dataset.ready = "yes";
 }
 
+const pages = { runs, features: dashboards };
 function page() {
-  const isRuns = state.page === "runs";
-  for (const [id, on] of [["page-prompt", !isRuns], ["page-runs", isRuns]]) $(id).setAttribute("aria-pressed", String(on));
-  $("main").replaceChildren(...(isRuns ? [runs.node] : [asking, board]));
-  if (isRuns) runs.show();
+  const other = pages[state.page];
+  for (const name of ["prompt", "runs", "features"]) $(`page-${name}`).setAttribute("aria-pressed", String(pages[name] === other));
+  $("main").replaceChildren(...(other ? [other.node] : [asking, empty, board]));
+  showEmpty();
+  if (other) other.show();
   else drawViews();
 }
 
 listen((changed) => {
   if (changed.has("page")) {
     page();
-    if (state.page === "prompt" && (changed.has("prompt") || !prompt.first)) begin();
+    if (!pages[state.page] && (changed.has("prompt") || !prompt.first)) begin();
     return;
   }
-  if (state.page === "runs") {
-    runs.hear(changed);
+  if (pages[state.page]) {
+    pages[state.page].hear(changed);
     return;
   }
   if (changed.has("prompt")) {
@@ -232,8 +245,7 @@ $("dark").addEventListener("click", () => {
   theme();
 });
 system.addEventListener("change", theme);
-$("page-prompt").addEventListener("click", () => change({ page: "prompt" }));
-$("page-runs").addEventListener("click", () => change({ page: "runs" }));
+for (const name of ["prompt", "runs", "features"]) $(`page-${name}`).addEventListener("click", () => change({ page: name }));
 
 text.value = state.prompt;
 theme();

@@ -21,7 +21,16 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// All files of the page.
 pub const FILES: &[File] = &[
     File { path: "", media_type: HTML, content: include_str!("index.html") },
-    File { path: "app.css", media_type: CSS, content: include_str!("app.css") },
+    File {
+        path: "app.css",
+        media_type: CSS,
+        content: concat!(
+            include_str!("app.css"),
+            include_str!("../circuit/drawing.css"),
+            include_str!("../graph/drawing.css"),
+            include_str!("../features/drawing.css")
+        ),
+    },
     File { path: "main.js", media_type: SCRIPT, content: include_str!("main.js") },
     File {
         path: "shared.js",
@@ -30,6 +39,21 @@ pub const FILES: &[File] = &[
             include_str!("../shared.js"),
             "export { pieces, printable, percent, blend, ink, css };\n"
         ),
+    },
+    File {
+        path: "circuit_drawing.js",
+        media_type: SCRIPT,
+        content: concat!(include_str!("../circuit/drawing.js"), "export { circuitPicture };\n"),
+    },
+    File {
+        path: "graph_drawing.js",
+        media_type: SCRIPT,
+        content: concat!(include_str!("../graph/drawing.js"), "export { graphPicture };\n"),
+    },
+    File {
+        path: "features_drawing.js",
+        media_type: SCRIPT,
+        content: concat!(include_str!("../features/drawing.js"), "export { featureDrawing };\n"),
     },
     File { path: "prompt.js", media_type: SCRIPT, content: include_str!("prompt.js") },
     File { path: "strip.js", media_type: SCRIPT, content: include_str!("strip.js") },
@@ -45,6 +69,9 @@ pub const FILES: &[File] = &[
     File { path: "generation.js", media_type: SCRIPT, content: include_str!("generation.js") },
     File { path: "features.js", media_type: SCRIPT, content: include_str!("features.js") },
     File { path: "graph.js", media_type: SCRIPT, content: include_str!("graph.js") },
+    File { path: "circuit.js", media_type: SCRIPT, content: include_str!("circuit.js") },
+    File { path: "fields.js", media_type: SCRIPT, content: include_str!("fields.js") },
+    File { path: "dashboards.js", media_type: SCRIPT, content: include_str!("dashboards.js") },
     File { path: "runs.js", media_type: SCRIPT, content: include_str!("runs.js") },
 ];
 

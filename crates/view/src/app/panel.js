@@ -2,6 +2,12 @@
 import { command } from "./ask.js";
 import { button, el, save } from "./dom.js";
 
+/** Panels of different height stand close: each takes as many thin rows of the board as it is high. */
+const [ROW, GAP] = [8, 16];
+const fitting = new ResizeObserver((entries) => {
+  for (const { target } of entries) target.style.gridRowEnd = `span ${Math.ceil((target.offsetHeight + GAP) / ROW)}`;
+});
+
 const TYPES = { html: "text/html", svg: "image/svg+xml", png: "image/png", csv: "text/csv", json: "application/json" };
 
 export class Panel {
@@ -23,6 +29,7 @@ export class Panel {
     this.node = el("section", { class: "panel", id: `view-${id}`, "aria-labelledby": `title-${id}` },
       el("div", { class: "head" }, el("h2", { id: `title-${id}` }, title), el("p", { class: "hint" }, about)),
       this.controls, el("div", { class: "going" }, this.progress, this.said, this.cancel), this.fault, this.notes, this.body, this.same);
+    fitting.observe(this.node);
   }
 
   /** Asks anew where what it depends on has changed. A long question waits for its button. */

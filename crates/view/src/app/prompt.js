@@ -8,6 +8,8 @@ export const prompt = {
   top: [],
   /** The model's numbers of layers and heads. */
   model: null,
+  /** Files of features that the server was started with: `{key, path}` of each. */
+  features: [],
   /** The chosen position; the last where none is. */
   position: () => Math.min(state.position ?? Infinity, Math.max(0, prompt.tokens.length - 1)),
   /** The chosen layer; the last where none is. */

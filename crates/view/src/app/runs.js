@@ -70,10 +70,8 @@ const listing = new Panel({
     const data = await panel.run(["runs", ...(state.where ? ["query", "--", state.where] : ["ls"])]);
     found = [...data.runs].reverse();
     at = Math.max(0, found.findIndex((run) => run.path === state.run));
-    const unfinished = (data.unfinished ?? []).map((run) => el("li", {}, el("b", {}, "unfinished"), ` ${run.path}: ${run.written} of ${run.units} units`));
-    const problems = (data.problems ?? []).map((run) => el("li", { class: "warning" }, el("b", {}, "cannot be read"), ` ${run.path}: ${run.error}`));
-    panel.body.replaceChildren(el("p", { class: "hint" }, `${found.length.toLocaleString("en")} runs`), el("ul", { class: "notes" }, unfinished, problems), list);
-    if (unfinished.length + problems.length === 0) panel.body.querySelector("ul").remove();
+    // What cannot be read, and what is unfinished, is said by the command itself.
+    panel.body.replaceChildren(el("p", { class: "hint" }, found.length === 1 ? "1 run" : `${found.length.toLocaleString("en")} runs`), list);
     drawList();
   },
 });
@@ -111,7 +109,7 @@ function drawRun(panel) {
     }
   };
   panel.body.replaceChildren(
-    el("p", {}, "tags: ", tags(metadata).map((one) => el("span", { class: "chip" }, one, button("×", () => tag(`--remove=${one}`, "--", state.run), { "aria-label": `Remove the tag ${one}` }))), name, button("Add tag", () => { if (name.value.trim()) tag("--", state.run, name.value.trim()); })),
+    el("p", { class: "acts" }, "tags: ", tags(metadata).map((one) => el("span", { class: "chip" }, one, button("×", () => tag(`--remove=${one}`, "--", state.run), { "aria-label": `Remove the tag ${one}` }))), name, button("Add tag", () => { if (name.value.trim()) tag("--", state.run, name.value.trim()); })),
     el("p", {}, state.other && state.other !== state.run ? ["compared with ", el("code", {}, state.other), " ", button("Compare no more", () => change({ other: "" }))] : button("Compare others with this one", () => change({ other: state.run }))),
     el("details", {}, el("summary", {}, "Metadata"), el("dl", { class: "facts" }, facts.filter(([, value]) => value !== undefined && value !== null).map(([key, value]) => [el("dt", {}, key), el("dd", {}, String(value))]))),
     el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Tensors" }, el("table", { class: "list" },
@@ -166,6 +164,15 @@ function statistics(values) {
   return { numbers: n, mean, deviation: Math.sqrt(square / n), least, most, zeros: zero, "not finite": broken };
 }
 
+/** The magnitude below which 199 of 200 finite numbers lie, as far as a sample of them tells. */
+function usual(numbers) {
+  const step = Math.max(1, Math.floor(numbers.length / 20_000));
+  const sizes = [];
+  for (let i = 0; i < numbers.length; i += step) if (Number.isFinite(numbers[i])) sizes.push(Math.abs(numbers[i]));
+  sizes.sort((a, b) => a - b);
+  return sizes[Math.floor(0.995 * (sizes.length - 1))] ?? 0;
+}
+
 function drawTensor(panel, data, other, { from, to, all }) {
   const width = data.shape.length > 1 ? data.shape[data.shape.length - 1] : 1;
   const count = Math.ceil(data.values.length / Math.max(1, width));
@@ -177,7 +184,10 @@ function drawTensor(panel, data, other, { from, to, all }) {
   let dot = 0, left = 0, right = 0;
   if (agrees) data.values.forEach((x, i) => { dot += x * other.values[i]; left += x * x; right += other.values[i] ** 2; });
   const isWeight = /^pattern/.test(state.key) && !agrees;
-  const most = isWeight ? 1 : reach(numbers);
+  // A few entries are a thousand times the others in most models: colours end where all but one in 200 lie.
+  const largest = reach(numbers);
+  const least = usual(numbers);
+  const most = isWeight ? 1 : least > 0 && largest > 4 * least ? least : largest;
   // Axes before the last count the rows: examples, positions, queries.
   const inner = data.shape.slice(1, -1);
   const name = (i) => {
@@ -200,7 +210,7 @@ function drawTensor(panel, data, other, { from, to, all }) {
     el("table", { class: "list" }, el("thead", {}, el("tr", {}, el("td"), columns.map(([what]) => el("th", { scope: "col" }, what)))),
       el("tbody", {}, Object.keys(own).map((key) => el("tr", {}, el("th", { scope: "row" }, key), columns.map(([, one]) => el("td", { class: "n" }, format(one[key]))))))),
     agrees ? el("p", {}, `cosine of the two: ${(dot / Math.sqrt(left * right)).toFixed(6)}`) : "",
-    isWeight ? legend(sequential, ["0", "1"], "attention: rows are queries, columns keys") : legend((x) => diverging(2 * x - 1), [signed(-most, 2), "0", signed(most, 2)], agrees ? "this run less the other" : "rows are examples and positions, columns the last axis"),
+    isWeight ? legend(sequential, ["0", "1"], "attention: rows are queries, columns keys") : legend((x) => diverging(2 * x - 1), [signed(-most, 2), "0", signed(most, 2)], `${agrees ? "this run less the other" : "rows are examples and positions, columns the last axis"}${most < largest ? `; the largest is ${largest.toPrecision(4)}, and what is beyond the scale has its last colour` : ""}`),
     heat.node);
   const isStream = prompt.model?.d_model === width && data.dtype === "F32" && data.shape.length > 1 && /^(resid|attn_out|mlp_out|head_out)/.test(state.key);
   lensed.replaceChildren();

@@ -6,9 +6,12 @@ const DEFAULTS = {
   track: "", answer: "", against: "", metric: "final", look: "changed", by: "head", method: "integrated", of: "z_L*",
   along: "positions", site: "", sweep: "logit-diff", remove: "zero", heads: "heads", estimate: "", edges: "200",
   tokens: "40", temperature: "0", chat: "", where: "", run: "", key: "", reading: "", from: "0", other: "",
+  dashboards: "", find: "", sort: "frequency",
 };
 const LISTS = new Set(["changes", "dicts", "views"]);
 const NUMBERS = new Set(["position", "layer", "head"]);
+/** What is pointed at or typed letter by letter: no step of the history. */
+const POINTED = new Set([...NUMBERS, "feature", "find"]);
 
 function read() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -52,7 +55,7 @@ function take(update) {
 export function change(update) {
   const changed = take(update);
   if (!changed) return;
-  const step = [...changed].some((name) => !NUMBERS.has(name));
+  const step = [...changed].some((name) => !POINTED.has(name));
   history[step ? "pushState" : "replaceState"](null, "", address());
   listeners.forEach((hear) => hear(changed));
 }

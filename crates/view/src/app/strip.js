@@ -19,22 +19,37 @@ export function strip() {
     inner.style.width = `${starts[starts.length - 1]}px`;
   }
 
+  // What is in view already stays as it is: a step of scrolling touches the few elements at the ends.
+  let shown = new Map();
   function draw() {
     node.hidden = prompt.tokens.length === 0;
     if (node.hidden) return;
-    if (measured !== prompt.tokens) measure();
+    const anew = measured !== prompt.tokens;
+    if (anew) measure();
     const [from, to] = [node.scrollLeft - 200, node.scrollLeft + node.clientWidth + 200];
     const chosen = prompt.position();
     const focused = inner.contains(document.activeElement);
-    const seen = prompt.tokens.filter((_, i) => starts[i + 1] >= from && starts[i] <= to);
-    inner.replaceChildren(...seen.map((one) => {
-      const on = one.position === chosen;
-      const here = el("button", { type: "button", tabindex: on ? "0" : "-1", "aria-pressed": String(on), title: `position ${one.position}, id ${one.id}`, onclick: () => change({ position: one.position }) }, token(one.text));
-      here.style.left = `${starts[one.position]}px`;
-      here.style.width = `${starts[one.position + 1] - starts[one.position] - 2}px`;
-      return here;
-    }));
+    const before = anew ? new Map() : shown;
+    const first = Math.max(0, starts.findIndex((start) => start >= from) - 1);
+    shown = new Map();
+    for (let i = first; i < prompt.tokens.length && starts[i] <= to; i += 1) shown.set(i, before.get(i) ?? element(prompt.tokens[i]));
+    if (anew) inner.replaceChildren();
+    for (const [i, gone] of before) if (!shown.has(i)) gone.remove();
+    let k = 0;
+    for (const [i, here] of shown) {
+      if (inner.children[k] !== here) inner.insertBefore(here, inner.children[k] ?? null);
+      const on = i === chosen;
+      if (here.ariaPressed !== String(on)) Object.assign(here, { ariaPressed: String(on), tabIndex: on ? 0 : -1 });
+      k += 1;
+    }
     if (focused) inner.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
+  }
+
+  function element({ position, id, text }) {
+    const here = el("button", { type: "button", title: `position ${position}, id ${id}`, onclick: () => change({ position }) }, token(text));
+    here.style.left = `${starts[position]}px`;
+    here.style.width = `${starts[position + 1] - starts[position] - 2}px`;
+    return here;
   }
 
   /** Moves by a token, and brings it into view. */

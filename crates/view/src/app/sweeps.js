@@ -1,11 +1,11 @@
-// One change after another: patching between two prompts, ablation, and the circuit of the largest edges.
+// One change after another: patching between two prompts, and ablation.
 import { printable } from "./shared.js";
 import { choice, el, field, line, signed, token } from "./dom.js";
 import { Heat, diverging, legend, reach } from "./heat.js";
 import { Panel } from "./panel.js";
 import { bound, change, state } from "./state.js";
 import { prompt } from "./prompt.js";
-import { tokens } from "./attribution.js";
+import { base, tokens } from "./fields.js";
 
 const METRICS = [["logit-diff", "logit difference"], ["normalised", "normalised"], ["p", "probability"], ["kl", "KL divergence"], ["rank", "rank"]];
 
@@ -59,7 +59,6 @@ const ablated = grid("Effect of each removal; arrows move, Enter chooses");
 const metric = () => field("Metric", bound("sweep", choice(METRICS, state.sweep, (sweep) => change({ sweep }))));
 const estimate = () => field("Cells", bound("estimate", choice([["", "run each"], ["yes", "estimate all, run the 10 largest"]], state.estimate, (value) => change({ estimate: value }))));
 const estimated = () => (state.estimate ? ["--estimate", "--check", "10"] : []);
-const base = (label) => field(label, bound("base", line(state.base, (value) => change({ base: value }), { size: "40", placeholder: "as many tokens as the prompt" })));
 
 export const patch = new Panel({
   id: "patch", title: "Patching", about: "Activations of a base prompt are put into the run of the prompt, one place after another.",
@@ -82,31 +81,4 @@ export const ablate = new Panel({
     ablated.take(await panel.run(["ablate", "--along", state.heads, "--by", state.remove, ...(state.remove === "resample" ? ["--with", state.base] : []), "--metric", sweep, ...named(), ...estimated(), "--", state.prompt]), panel);
   },
   point: ablated.draw,
-});
-
-/** The circuit in words: its edges, the largest first. */
-export const circuit = new Panel({
-  id: "circuit", title: "Circuit", about: "The edges between heads and MLPs that carry most of a number between two prompts (EAP-IG), run alone.",
-  needs: ["prompt", "base", "answer", "against", "edges"], points: [], manual: "Find the circuit",
-  controls: [base("Corrupted prompt"), ...tokens(), field("Edges", bound("edges", line(state.edges, (edges) => change({ edges: edges || "200" }), { size: "6", inputmode: "numeric" })))],
-  formats: ["html", "svg", "png", "csv", "json"],
-  look: async (panel) => {
-    const data = await panel.run(["edges", "--base", state.base, "--top", state.edges, ...(state.answer ? ["--answer", state.answer] : []), ...(state.against ? ["--against", state.against] : []), "--", state.prompt]);
-    const kept = Object.entries(data.edges).filter(([, edge]) => edge.in_graph).sort((a, b) => Math.abs(b[1].score) - Math.abs(a[1].score));
-    const go = (name) => {
-      const head = /^a(\d+)\.h(\d+)/.exec(name);
-      const mlp = /^m(\d+)/.exec(name);
-      if (head) change({ layer: Number(head[1]), head: Number(head[2]) });
-      else if (mlp) change({ layer: Number(mlp[1]) });
-    };
-    const end = (name) => el("button", { type: "button", class: "link", onclick: () => go(name) }, name);
-    panel.body.replaceChildren(
-      el("p", {}, `${kept.length} edges are in the circuit. Save it as HTML for its picture.`),
-      el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Edges, the largest first" }, el("table", { class: "list" },
-        el("thead", {}, el("tr", {}, ["from", "to", "score"].map((name) => el("th", { scope: "col" }, name)))),
-        el("tbody", {}, kept.slice(0, 300).map(([name, edge]) => {
-          const [from, to] = name.split("->");
-          return el("tr", {}, el("td", {}, end(from)), el("td", {}, end(to)), el("td", { class: "n" }, signed(edge.score, 4)));
-        })))));
-  },
 });

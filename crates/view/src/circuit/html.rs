@@ -1,5 +1,7 @@
 //! A circuit as one self-contained HTML page, with edges faded by size and keyboard navigation.
 
+use std::collections::HashMap;
+
 use serde_json::{Value as Json, json};
 
 use super::picture::{row_name, rows};
@@ -11,8 +13,9 @@ use crate::page::Active;
 use crate::svg::escape;
 use crate::text::printable;
 
-const SCRIPT: &str = include_str!("circuit.js");
-const STYLE: &str = include_str!("circuit.css");
+/// The drawing, shared with the page of `serve`, and the page around it.
+const SCRIPT: &str = concat!(include_str!("drawing.js"), include_str!("circuit.js"));
+const STYLE: &str = concat!(include_str!("circuit.css"), include_str!("drawing.css"));
 /// Limit on the edges in one page: a browser can still move this many paths.
 const EDGES: usize = 20_000;
 
@@ -39,7 +42,7 @@ pub fn html(report: &CircuitReport) -> Result<String, Error> {
             format!("<dt>{}</dt><dd>{}</dd>\n", escape(&printable(what)), escape(&printable(text)))
         })
         .collect();
-    let data = data(report);
+    let data = data(report, EDGES);
     let plain = escape(&markdown(report));
     let [more, less] = report.meaning.each_ref().map(|text| escape(&printable(text)));
     let body = format!(
@@ -53,7 +56,7 @@ pub fn html(report: &CircuitReport) -> Result<String, Error> {
 <span class="key"><i class="more"></i> {more}</span><span class="key"><i class="less"></i> {less}</span>
 </div>
 <main>
-<div class="sheet"><svg id="graph" role="group" aria-label="Nodes by layer, the input below, the logits on top; edges by score"></svg></div>
+<div class="sheet"><svg id="graph" class="circuit-picture" role="group" aria-label="Nodes by layer, the input below, the logits on top; edges by score"></svg></div>
 <section aria-label="One node"><h2 id="name">No node chosen</h2><p class="hint" id="said" role="status"></p><table><tbody id="edges"></tbody></table></section>
 </main>
 <p class="hint">Rest on a node or an edge, or move with the arrow keys: left and right in a layer, up and down between layers · <kbd>+</kbd> and <kbd>-</kbd> change the smallest score shown · <kbd>Esc</kbd> lets go</p>
@@ -65,15 +68,26 @@ pub fn html(report: &CircuitReport) -> Result<String, Error> {
     Ok(page.html())
 }
 
-fn data(report: &CircuitReport) -> Json {
+/// The report as the page of `serve` draws it: where a browser cannot move all edges, the largest, with the number of those that
+/// are left out.
+pub fn page_data(report: &CircuitReport) -> Json {
+    let mut data = data(report, EDGES);
+    data["left_out"] = json!(report.edges.len().saturating_sub(EDGES));
+    data
+}
+
+fn data(report: &CircuitReport, most: usize) -> Json {
     let rows = rows(report);
     let row_of = |row: usize| rows.iter().position(|r| *r == row).unwrap_or(0);
     let nodes = report.nodes();
-    let number = |name: &str| nodes.iter().position(|(own, ..)| own == name);
+    let numbers: HashMap<&str, usize> =
+        nodes.iter().enumerate().map(|(i, (name, ..))| (name.as_str(), i)).collect();
+    let number = |name: &str| numbers.get(name).copied();
     let reach = report.reach();
     let edges: Vec<Json> = report
         .by_size()
         .into_iter()
+        .take(most)
         .filter(|edge| place(&edge.from, report.n_layers, report.n_heads).is_some())
         .filter_map(|edge| {
             let part = edge.score / reach;

@@ -1,10 +1,11 @@
 //! A circuit: which parts of a model read which others' outputs, and with what weight.
 
 mod html;
+mod json;
 mod picture;
 mod tables;
 
-pub use html::html;
+pub use html::{html, page_data};
 pub use picture::{png, svg};
 pub use tables::{csv, markdown, terminal, tsv};
 
@@ -57,11 +58,12 @@ pub(crate) fn place(name: &str, n_layers: usize, n_heads: usize) -> Option<(usiz
     if name == "logits" {
         return Some((2 * n_layers + 1, middle));
     }
+    let below = |text: &str, end: usize| text.parse::<usize>().ok().filter(|number| *number < end);
     if let Some(layer) = name.strip_prefix('m') {
-        return Some((2 * layer.parse::<usize>().ok()? + 2, n_heads as f64 + 0.75));
+        return Some((2 * below(layer, n_layers)? + 2, n_heads as f64 + 0.75));
     }
     let (layer, head) = name.strip_prefix('a')?.split_once(".h")?;
-    Some((2 * layer.parse::<usize>().ok()? + 1, head.parse::<usize>().ok()? as f64 + 0.5))
+    Some((2 * below(layer, n_layers)? + 1, below(head, n_heads)? as f64 + 0.5))
 }
 
 impl CircuitReport {

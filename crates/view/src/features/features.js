@@ -1,117 +1,25 @@
-"use strict";
 (() => {
   const { texts, features } = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
-  const state = { shown: features, at: 0 };
-  const HEIGHT = 27.2;
-
-  // --- Elements. Text from the report only ever goes in as text nodes.
-  function el(tag, attributes = {}, ...children) {
-    const node = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.append(...children);
-    return node;
-  }
-  const digits = (x) => (x === 0 ? "0" : Math.abs(x) >= 0.01 && Math.abs(x) < 1e5 ? Number(x.toPrecision(4)).toString() : x.toExponential(2));
-  const share = (x) => `${digits(100 * x)} %`;
-
-  // --- The index. Only rows in sight are elements, so that tens of thousands scroll well.
-  const list = $("list");
-  const inner = el("div");
-  list.append(inner);
-  const words = (f) => (f.up ? f.up.slice(0, 4).map(([t]) => texts[t]).join(" ") : f.top.slice(0, 4).map((o) => texts[o[4][o[3]]]).join(" "));
-
-  function rows() {
-    const height = parseFloat(getComputedStyle(list).lineHeight) || HEIGHT;
-    inner.style.height = `${state.shown.length * height}px`;
-    const first = Math.max(0, Math.floor(list.scrollTop / height) - 5);
-    const last = Math.min(state.shown.length, first + Math.ceil(list.clientHeight / height) + 10);
-    inner.replaceChildren();
-    for (let i = first; i < last; i += 1) {
-      const f = state.shown[i];
-      const row = el("div", { class: "row", role: "option", "aria-selected": String(i === state.at) }, el("span", {}, String(f.n)), el("span", {}, share(f.frequency)), el("span", {}, words(f)));
-      row.style.top = `${i * height}px`;
-      row.addEventListener("click", () => choose(i));
-      inner.append(row);
-    }
-  }
+  const drawing = featureDrawing(texts);
+  const index = drawing.index($("list"), choose);
 
   function choose(i) {
-    if (state.shown.length === 0) return;
-    state.at = Math.max(0, Math.min(state.shown.length - 1, i));
-    const height = parseFloat(getComputedStyle(list).lineHeight) || HEIGHT;
-    const top = state.at * height;
-    if (top < list.scrollTop) list.scrollTop = top;
-    if (top + height > list.scrollTop + list.clientHeight) list.scrollTop = top + height - list.clientHeight;
-    rows();
-    card(state.shown[state.at]);
+    const feature = index.go(i);
+    if (feature) $("card").replaceChildren(...drawing.card(feature));
   }
 
   function select() {
-    const wanted = $("find").value.trim().toLowerCase();
-    const key = $("sort").value;
-    const said = (f) => [...(f.up ?? []), ...(f.down ?? [])].some(([t]) => texts[t].toLowerCase().includes(wanted)) || f.top.some((o) => texts[o[4][o[3]]].toLowerCase().includes(wanted));
-    const kept = wanted === "" ? [...features] : features.filter((f) => String(f.n) === wanted || said(f));
-    const by = { feature: (a, b) => a.n - b.n, frequency: (a, b) => b.frequency - a.frequency, max: (a, b) => b.max - a.max, mean: (a, b) => b.mean - a.mean }[key];
-    state.shown = kept.sort((a, b) => by(a, b) || a.n - b.n);
-    $("found").textContent = `${state.shown.length} of ${features.length} features`;
-    list.scrollTop = 0;
-    state.at = 0;
-    rows();
-    if (state.shown.length > 0) card(state.shown[0]);
-    else $("card").replaceChildren(el("p", { class: "hint" }, "No feature has this number or token."));
-  }
-
-  // --- One feature.
-  function logits(title, entries) {
-    const table = el("table");
-    for (const [token, value] of entries) table.append(el("tr", {}, el("td", {}, texts[token]), el("td", {}, digits(value))));
-    return el("div", {}, el("h3", {}, title), table);
-  }
-
-  function histogram(bins) {
-    const box = el("div", { class: "bins", role: "img", "aria-label": "How often the feature has which value" });
-    const most = Math.max(...bins.map((b) => b[2]));
-    const byEdge = new Map(bins.map((b) => [b[0], b]));
-    // Bins that hold nothing are left out of the data; the axis is logarithmic.
-    let from = bins[0][0];
-    const end = bins[bins.length - 1][1];
-    let steps = 0;
-    while (from < end && steps < 400) {
-      const found = [...byEdge.keys()].find((edge) => Math.abs(edge - from) <= 1e-3 * from);
-      const bin = found === undefined ? null : byEdge.get(found);
-      const mark = el("i", { title: bin ? `${digits(bin[0])} to ${digits(bin[1])}: ${bin[2]}` : "" });
-      mark.style.height = `${bin ? Math.max(1.5, (100 * bin[2]) / most) : 0}%`;
-      box.append(mark);
-      const octave = 2 ** Math.floor(Math.log2(from) + 1e-6);
-      from = bin ? bin[1] : from + octave / 8;
-      steps += 1;
+    const shown = drawing.select(features, $("find").value, $("sort").value);
+    $("found").textContent = `${shown.length} of ${features.length} features`;
+    index.show(shown);
+    if (shown.length > 0) choose(0);
+    else {
+      const none = document.createElement("p");
+      none.className = "hint";
+      none.textContent = "No feature has this number or token.";
+      $("card").replaceChildren(none);
     }
-    return el("div", {}, el("h3", {}, "Values where it is active"), box, el("div", { class: "ends" }, el("span", {}, digits(bins[0][0])), el("span", {}, "logarithmic"), el("span", {}, digits(end))));
-  }
-
-  function example(f, [prompt, position, value, at, tokens, values]) {
-    const text = el("p", { title: `prompt ${prompt}, position ${position}` });
-    tokens.forEach((token, i) => {
-      const word = el("span", { title: `${texts[token]}  ${digits(values[i])}` }, texts[token]);
-      if (values[i] > 0) word.style.backgroundColor = `rgba(var(--mark), ${(0.12 + (0.78 * values[i]) / f.max).toFixed(3)})`;
-      if (i === at) word.className = "now";
-      text.append(word);
-    });
-    return el("div", { class: "example" }, el("b", {}, digits(value)), text);
-  }
-
-  function card(f) {
-    const facts = [["active on", `${f.count} tokens, ${share(f.frequency)}`], ["mean where active", digits(f.mean)], ["largest", digits(f.max)]];
-    const line = el("p", { class: "facts" }, ...facts.map(([name, value]) => el("span", {}, `${name} `, el("b", {}, value))));
-    const parts = [el("h2", {}, `Feature ${f.n}`), line];
-    if (f.up) parts.push(el("div", { class: "both" }, logits("Raises", f.up), logits("Lowers", f.down)));
-    if (f.bins.length > 0) parts.push(histogram(f.bins));
-    for (const [title, kept] of [["Strongest tokens", f.top], ["Drawn from all", f.drawn]]) {
-      if (kept.length > 0) parts.push(el("h3", {}, title), ...kept.map((one) => example(f, one)));
-    }
-    if (f.count === 0) parts.push(el("p", { class: "hint" }, "It is active on no token of this data set."));
-    $("card").replaceChildren(...parts);
   }
 
   // --- What a reader does.
@@ -122,12 +30,10 @@
   $("find").addEventListener("input", select);
   $("sort").addEventListener("change", select);
   $("dark").addEventListener("click", () => dark(document.documentElement.dataset.theme !== "dark"));
-  list.addEventListener("scroll", rows);
-  window.addEventListener("resize", rows);
   document.addEventListener("keydown", (event) => {
     if (event.target.id === "find" || event.target.id === "sort" || event.ctrlKey || event.metaKey || event.altKey) return;
     const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: 20, PageUp: -20 };
-    if (moves[event.key]) choose(state.at + moves[event.key]);
+    if (moves[event.key]) choose(index.state.at + moves[event.key]);
     else if (event.key === "d") dark(document.documentElement.dataset.theme !== "dark");
     else if (event.key === "/") $("find").focus();
     else return;
@@ -135,7 +41,7 @@
   });
   dark(window.matchMedia("(prefers-color-scheme: dark)").matches);
   select();
-  const named = features.length > 0 && state.shown.findIndex((f) => `#${f.n}` === window.location.hash);
+  const named = index.state.shown.findIndex((f) => `#${f.n}` === window.location.hash);
   if (named > 0) choose(named);
   document.body.dataset.ready = "yes";
 })();

@@ -11,8 +11,9 @@ use crate::page::Active;
 use crate::svg::escape;
 use crate::text::printable;
 
-const SCRIPT: &str = include_str!("features.js");
-const STYLE: &str = include_str!("features.css");
+/// The drawing, shared with the page of `serve`, and the page around it.
+const SCRIPT: &str = concat!(include_str!("drawing.js"), include_str!("features.js"));
+const STYLE: &str = concat!(include_str!("features.css"), include_str!("drawing.css"));
 /// Limit on the example tokens in one page: four million take about 60 MB, which browsers still open quickly.
 const TOKENS: usize = 4_000_000;
 /// Features listed without scripts.
@@ -26,22 +27,10 @@ const PLAIN: usize = 200;
 /// # Errors
 /// If there are more tokens than a browser can open.
 pub fn html(report: &FeaturesReport) -> Result<String, Error> {
-    let occurrences = report.features.iter().flat_map(|feature| feature.top.iter().chain(&feature.drawn));
-    let tokens: usize = occurrences.map(|kept| kept.tokens.len()).sum();
-    if tokens > TOKENS {
-        return Err(Error::new(
-            ErrorKind::Size,
-            format!(
-                "HTML: {tokens} tokens of examples are too many for a page; choose features, or fewer examples"
-            ),
-        ));
-    }
+    fits(report, "HTML")?;
     let title = escape(&format!("Features · {}", printable(&report.title)));
-    let facts: Vec<String> = report
-        .facts
-        .iter()
-        .map(|(name, value)| escape(&format!("{} {}", printable(name), printable(value))))
-        .collect();
+    let facts: Vec<String> =
+        facts(report).into_iter().map(|(name, value)| escape(&format!("{name} {value}"))).collect();
     let facts = facts.join(" · ");
     let data = data(report);
     let plain = escape(&plain(report));
@@ -66,6 +55,37 @@ pub fn html(report: &FeaturesReport) -> Result<String, Error> {
     let page =
         Active { title: &title, script: SCRIPT, style: STYLE, body: &body, plain: &plain, data: &data };
     Ok(page.html())
+}
+
+/// The report as the page of `serve` draws it: texts of tokens once, and numbers of four digits.
+///
+/// # Errors
+/// More tokens than a browser opens.
+pub fn page_data(report: &FeaturesReport) -> Result<Json, Error> {
+    fits(report, "JSON")?;
+    let mut data = data(report);
+    data["title"] = json!(printable(&report.title));
+    data["facts"] = facts(report).into_iter().map(|(name, value)| json!([name, value])).collect();
+    Ok(data)
+}
+
+/// Whether a browser opens so many tokens.
+fn fits(report: &FeaturesReport, what: &str) -> Result<(), Error> {
+    let occurrences = report.features.iter().flat_map(|feature| feature.top.iter().chain(&feature.drawn));
+    let tokens: usize = occurrences.map(|kept| kept.tokens.len()).sum();
+    match tokens <= TOKENS {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::Size,
+            format!(
+                "{what}: {tokens} tokens of examples are too many for a page; choose features, or fewer examples"
+            ),
+        )),
+    }
+}
+
+fn facts(report: &FeaturesReport) -> Vec<(String, String)> {
+    report.facts.iter().map(|(name, value)| (printable(name), printable(value))).collect()
 }
 
 /// Token texts by number, since most occur many times.

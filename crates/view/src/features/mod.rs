@@ -5,5 +5,5 @@
 mod html;
 mod report;
 
-pub use html::html;
-pub use report::{Feature, FeaturesReport, Logit, Occurrence};
+pub use html::{html, page_data};
+pub use report::{Feature, FeaturesReport, Logit, Occurrence, number};

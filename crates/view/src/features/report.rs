@@ -93,3 +93,17 @@ impl Feature {
         }
     }
 }
+
+/// The number of the feature of a line, whose rest is read over.
+///
+/// # Errors
+/// Text that is no such line.
+pub fn number(line: &str) -> Result<u32, Error> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        feature: u32,
+    }
+    let numbered: Numbered =
+        serde_json::from_str(line).map_err(|e| Error::new(ErrorKind::Report, e.to_string()))?;
+    Ok(numbered.feature)
+}

@@ -3,16 +3,17 @@
 
 use serde_json::{Value as Json, json};
 
-use super::GraphReport;
 use super::tables::markdown;
+use super::{GraphReport, NodeKind};
 use crate::colour::diverging;
 use crate::error::{Error, ErrorKind};
 use crate::page::Active;
 use crate::svg::escape;
 use crate::text::printable;
 
-const SCRIPT: &str = include_str!("graph.js");
-const STYLE: &str = include_str!("graph.css");
+/// The drawing, shared with the page of `serve`, and the page around it.
+const SCRIPT: &str = concat!(include_str!("drawing.js"), include_str!("graph.js"));
+const STYLE: &str = concat!(include_str!("graph.css"), include_str!("drawing.css"));
 /// Limit on the edges in one page: a browser can still move this many paths.
 const EDGES: usize = 20_000;
 
@@ -35,7 +36,7 @@ pub fn html(report: &GraphReport) -> Result<String, Error> {
     }
     let title = escape(&printable(&report.title));
     let paragraphs: String = report.shown_lines().map(|line| format!("<p>{}</p>\n", escape(&line))).collect();
-    let data = data(report);
+    let data = data(report, EDGES);
     let plain = escape(&markdown(report));
     let body = format!(
         r#"<header>
@@ -53,7 +54,7 @@ pub fn html(report: &GraphReport) -> Result<String, Error> {
 <span><svg width="14" height="14" aria-hidden="true"><rect x="2" y="2" width="10" height="10"/></svg> token, logit</span>
 </div>
 <main>
-<div class="sheet"><svg id="graph" role="group" aria-label="Nodes by position and layer, the tokens below, the logits on top; edges by weight"></svg></div>
+<div class="sheet"><svg id="graph" class="graph-picture" role="group" aria-label="Nodes by position and layer, the tokens below, the logits on top; edges by weight"></svg></div>
 <section aria-label="One node"><h2 id="name">No node chosen</h2><p class="hint" id="said" role="status"></p>
 <h3 class="of" hidden>Comes from</h3><table><tbody id="from"></tbody></table>
 <h3 class="of" hidden>Leads to</h3><table><tbody id="to"></tbody></table></section>
@@ -67,7 +68,15 @@ pub fn html(report: &GraphReport) -> Result<String, Error> {
     Ok(page.html())
 }
 
-fn data(report: &GraphReport) -> Json {
+/// The report as the page of `serve` draws it: where a browser cannot move all edges, the largest, with the number of those that
+/// are left out.
+pub fn page_data(report: &GraphReport) -> Json {
+    let mut data = data(report, EDGES);
+    data["left_out"] = json!(report.edges.len().saturating_sub(EDGES));
+    data
+}
+
+fn data(report: &GraphReport, most: usize) -> Json {
     let reach = report.reach();
     let nodes: Vec<Json> = report
         .nodes
@@ -76,6 +85,7 @@ fn data(report: &GraphReport) -> Json {
             json!({
                 "kind": node.kind.name(),
                 "row": node.row(report.n_layers),
+                "layer": matches!(node.kind, NodeKind::Feature | NodeKind::Error).then_some(node.layer),
                 "position": node.position,
                 "name": printable(&node.name),
                 "title": printable(&node.title()),
@@ -88,6 +98,7 @@ fn data(report: &GraphReport) -> Json {
     let edges: Vec<Json> = report
         .by_size()
         .into_iter()
+        .take(most)
         .map(|edge| {
             let part = edge.weight / reach;
             let colour = diverging(part.signum() * (0.35 + 0.65 * part.abs())).hex();

@@ -1,9 +1,10 @@
 //! An attribution graph: which features, errors and tokens of a prompt led to which others, and to the logits.
 
 mod html;
+mod json;
 mod tables;
 
-pub use html::html;
+pub use html::{html, page_data};
 pub use tables::{csv, markdown, terminal, tsv};
 
 /// The contents of a picture of a graph.
@@ -36,8 +37,8 @@ pub struct GraphNode {
     pub name: String,
     /// A feature's value, or the probability of a logit.
     pub value: Option<f64>,
-    /// Its influence on the logits.
-    pub influence: f64,
+    /// Its influence on the logits, if known.
+    pub influence: Option<f64>,
     /// The share of all influence held by it and by nodes of greater influence.
     pub cumulative: f64,
 }

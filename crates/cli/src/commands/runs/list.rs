@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use easyroutine_store::{Condition, Found, Matching, Metadata, Path, Query, QueryResult, Unfinished};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{pairs, position, warn_of_record};
 use crate::args::Args;
 use crate::args::runs::{self, MatchArg, Runs};
 use crate::failure::Failure;
+use crate::hosted;
 use crate::output::{self, PLAIN};
 use easyroutine::cache::readable;
 use easyroutine::positions::Specifier;
@@ -122,7 +123,7 @@ fn print(
     let rows: Vec<Vec<String>> = found.runs().iter().map(row).collect();
     let mut json = json!({
         "schema": "easyroutine.runs/1",
-        "runs": found.runs().iter().map(about).collect::<Vec<_>>(),
+        "runs": found.runs().iter().map(if hosted::is_page() { shown } else { about }).collect::<Vec<_>>(),
         "problems": found.problems().iter().map(|p| json!({"path": p.path, "error": p.error.to_string()})).collect::<Vec<_>>(),
     });
     if let Some(unfinished) = unfinished {
@@ -153,6 +154,21 @@ fn row(found: &Found) -> Vec<String> {
         count("tensors"),
         readable(metadata.count("n_bytes").unwrap_or(0)),
     ]
+}
+
+/// What a list on a page shows of a run: thousands of whole records take seconds on their way.
+fn shown(found: &Found) -> Value {
+    let pick = |fields: Option<&Map<String, Value>>, keys: &[&str]| -> Map<String, Value> {
+        let value = |key: &&str| {
+            fields.and_then(|fields| fields.get(*key)).map(|value| ((*key).to_owned(), value.clone()))
+        };
+        keys.iter().filter_map(value).collect()
+    };
+    let fields = found.metadata.fields();
+    let mut metadata = pick(Some(fields), &["save_time", "experiment_name", "model_name", "tag"]);
+    let store = fields.get("_store").and_then(Value::as_object);
+    metadata.insert("_store".to_owned(), pick(store, &["name", "tags", "n_examples", "n_bytes"]).into());
+    json!({"path": found.path, "metadata": metadata})
 }
 
 /// A run as shown in lists: everything except its manifest.

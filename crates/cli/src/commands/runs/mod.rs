@@ -72,10 +72,26 @@ impl Runs {
 
     /// Opens the run with a name; warns about a changed record.
     fn find(&self, name: &str) -> Result<Run, Failure> {
+        if let Some(run) = self.at_path(name)? {
+            warn_of_record(run.path(), run.metadata());
+            return Ok(run);
+        }
         let found = self.query(&Query::default())?;
         let run = self.store()?.run(found.path(which(name))?)?;
         warn_of_record(run.path(), run.metadata());
         Ok(run)
+    }
+
+    /// The run of a whole path below the store, for which the other runs need not be looked through. What is not there, or
+    /// cannot be read, is left to the search, which says more of it.
+    fn at_path(&self, name: &str) -> Result<Option<Run>, Failure> {
+        let is_path = name.split('/').filter(|part| !part.is_empty() && !part.starts_with('.')).count() == 3
+            && name.matches('/').count() == 2;
+        let is_ours = self
+            .experiment
+            .as_deref()
+            .is_none_or(|experiment| experiment == "*" || name.split('/').next() == Some(experiment));
+        Ok(if is_path && is_ours { self.store()?.run(name).ok() } else { None })
     }
 
     /// The same; reports if checksums are not compared.

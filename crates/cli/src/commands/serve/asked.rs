@@ -129,7 +129,7 @@ fn refuse_what_is_not_for_a_page(args: &Args) -> Result<(), Failure> {
         Command::Dict { command: DictCommand::Active(active) } => prompt(&active.prompt),
         Command::Edges(_) => Ok(()),
         Command::Model { command: ModelCommand::Info(_) }
-        | Command::Dict { command: DictCommand::Info(_) } => Ok(()),
+        | Command::Dict { command: DictCommand::Info(_) | DictCommand::Page(_) } => Ok(()),
         Command::Runs(runs) => match &runs.command {
             RunsCommand::Ls
             | RunsCommand::Query(_)
@@ -172,4 +172,160 @@ pub(super) fn model(command: &Command) -> Option<&ModelFlag> {
         Command::Runs(Runs { command: RunsCommand::Lens(lens), .. }) => &lens.model,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Words that commands know, and some that none does.
+    const WORDS: &[&str] = &[
+        "lens",
+        "attn",
+        "run",
+        "patch",
+        "ablate",
+        "dla",
+        "grad",
+        "attribute",
+        "edges",
+        "graph",
+        "tokens",
+        "dict",
+        "active",
+        "page",
+        "info",
+        "runs",
+        "ls",
+        "query",
+        "show",
+        "load",
+        "tag",
+        "rm",
+        "gc",
+        "commit",
+        "import",
+        "export",
+        "verify",
+        "extract",
+        "features",
+        "serve",
+        "model",
+        "tune",
+        "completions",
+        "man",
+        "-o",
+        "--output",
+        "x.json",
+        "--file",
+        "--pairs",
+        "--state",
+        "--model",
+        "-m",
+        "--base",
+        "-b",
+        "--format",
+        "csv",
+        "--intervene",
+        "resid_out_1@all=0",
+        "--dict",
+        "sae=path",
+        "--dict-set",
+        "--help",
+        "--version",
+        "-",
+        "--",
+        "-1",
+        "",
+        "the cat",
+        "--yes",
+        "--threads",
+        "2",
+        "--adapter",
+        "--rows",
+        "0:4",
+        "--k=3",
+        "\u{0}",
+        "\u{202e}",
+    ];
+
+    /// Whether a command only looks, or writes a tag.
+    fn is_for_a_page(args: &Args) -> bool {
+        let is_look = !matches!(
+            args.command,
+            Command::Extract(_)
+                | Command::Features(_)
+                | Command::Serve(_)
+                | Command::Tune(_)
+                | Command::Jacobian { .. }
+                | Command::Direction(_)
+                | Command::Probe { .. }
+        );
+        let is_run = match &args.command {
+            Command::Runs(runs) => matches!(
+                runs.command,
+                RunsCommand::Ls
+                    | RunsCommand::Query(_)
+                    | RunsCommand::Show(_)
+                    | RunsCommand::Load(_)
+                    | RunsCommand::Lens(_)
+                    | RunsCommand::Tag(_)
+                    | RunsCommand::Verify { .. }
+            ),
+            Command::Model { command } => matches!(command, ModelCommand::Info(_)),
+            Command::Dict { command } => {
+                matches!(command, DictCommand::Info(_) | DictCommand::Active(_) | DictCommand::Page(_))
+            }
+            _ => true,
+        };
+        is_look && is_run && args.output.is_empty()
+    }
+
+    fn asked(question: &Value) {
+        let base = Path::new("runs");
+        for base in [None, Some(base)] {
+            match read(question, Format::Json, None, base) {
+                Ok(asked) => {
+                    assert!(is_for_a_page(&asked.args), "{question}: {:?}", asked.args);
+                    assert_eq!(asked.words[0], "easyroutine");
+                }
+                Err(failure) => assert!(!failure.message().is_empty(), "{question}"),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_a_page_asks_is_a_look_or_is_refused(
+            words in prop::collection::vec(prop::sample::select(WORDS), 0..9),
+        ) {
+            asked(&json!({"words": words}));
+        }
+
+        #[test]
+        fn no_text_breaks_a_question(command in prop::sample::select(WORDS), words in prop::collection::vec(".*", 0..5)) {
+            let words: Vec<String> = std::iter::once(command.to_owned()).chain(words).collect();
+            asked(&json!({"words": words}));
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_words_is_no_command() {
+        for words in [
+            json!(null),
+            json!(3),
+            json!("lens"),
+            json!([]),
+            json!([1]),
+            json!([["lens"]]),
+            json!({"0": "lens"}),
+        ] {
+            assert!(read(&json!({"words": words}), Format::Json, None, None).is_err());
+        }
+    }
 }

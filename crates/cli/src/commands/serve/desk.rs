@@ -11,10 +11,13 @@ use base64::engine::general_purpose::STANDARD;
 use easyroutine::tokens::Tokenizer;
 use easyroutine_serve::{Doing, Reply};
 use easyroutine_view::attention::{AttentionReport, Sink};
+use easyroutine_view::circuit::CircuitReport;
+use easyroutine_view::graph::GraphReport;
 use easyroutine_view::lens::LensReport;
-use easyroutine_view::{attention, lens};
+use easyroutine_view::{attention, circuit, graph, lens};
 use serde_json::{Value, json};
 
+use super::super::dict_page;
 use super::asked::{self, Asked, With};
 use super::{python, words};
 use crate::args::{Command, Format, Loading};
@@ -29,6 +32,7 @@ pub(super) struct First {
     pub(super) model: Option<String>,
     pub(super) loading: Loading,
     pub(super) base: Option<PathBuf>,
+    pub(super) features: Vec<PathBuf>,
 }
 
 /// A model in memory.
@@ -47,13 +51,14 @@ pub(super) struct Desk {
     problem: Option<Value>,
     loading: Loading,
     base: Option<PathBuf>,
+    features: Vec<PathBuf>,
 }
 
 impl Desk {
     /// Loads the first model; if that fails, the page reports it and stays.
     pub(super) fn open(first: First, doing: &Doing) -> Self {
-        let First { model, loading, base } = first;
-        let mut desk = Desk { held: None, problem: None, loading: loading.clone(), base };
+        let First { model, loading, base, features } = first;
+        let mut desk = Desk { held: None, problem: None, loading: loading.clone(), base, features };
         if let Some(reference) = model {
             doing.set(&format!("loading {reference}"));
             if let Err(failure) = desk.load(&reference, loading) {
@@ -70,6 +75,7 @@ impl Desk {
         let heard = Rc::clone(&notes);
         let call = Call {
             model: None,
+            is_page: false,
             hear: Box::new(move |event| heard.borrow_mut().extend(note(event))),
             is_abandoned: Box::new(|| false),
         };
@@ -133,9 +139,26 @@ impl Desk {
         });
         let base = self.base.as_ref().map(|base| base.display().to_string());
         let data = json!({
-            "version": env!("CARGO_PKG_VERSION"), "model": model, "problem": self.problem, "base": base,
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": model,
+            "problem": self.problem,
+            "base": base,
+            "features": self.features(),
         });
         json!({"event": "result", "data": data})
+    }
+
+    /// The files of features, looked for anew: a long run of `features` may have ended meanwhile.
+    fn features(&self) -> Vec<Value> {
+        let files = self.features.iter().flat_map(|path| match path.is_dir() {
+            true => dict_page::files_in(path),
+            false => vec![path.clone()],
+        });
+        let about = |file: PathBuf| {
+            let key = file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+            json!({"key": key, "path": file.display().to_string()})
+        };
+        files.map(about).collect()
     }
 
     fn swap(&mut self, question: &Value, reply: &Reply) -> Result<Value, Failure> {
@@ -164,6 +187,7 @@ impl Desk {
         let (heard, watched) = (reply.clone(), reply.clone());
         let call = Call {
             model: self.held.as_ref().map(|held| (Rc::clone(&held.session), Rc::clone(&held.tokenizer))),
+            is_page,
             hear: Box::new(move |event| hear(event, &heard)),
             is_abandoned: Box::new(move || watched.is_abandoned()),
         };
@@ -199,11 +223,27 @@ fn format(question: &Value) -> Result<(Format, bool), Failure> {
     }
 }
 
+/// What is told of a circuit beside its edges.
+#[derive(serde::Deserialize)]
+struct About {
+    easyroutine: Value,
+}
+
 /// The report of a command. Large ones are sent in the form of the one-file pages.
 fn data(command: &Command, written: &[u8], is_page: bool) -> Result<Value, Failure> {
     let text = std::str::from_utf8(written).map_err(|e| Failure::failed(e.to_string()))?;
     Ok(match command {
         Command::Lens(_) if is_page => lens::page_data(&LensReport::from_json(text)?),
+        Command::Graph(_) if is_page => graph::page_data(&GraphReport::from_json(text)?),
+        Command::Edges(_) if is_page => {
+            let mut data = circuit::page_data(&CircuitReport::from_json(text)?);
+            let About { easyroutine } =
+                serde_json::from_str(text).map_err(|e| Failure::failed(format!("no report: {e}")))?;
+            for key in ["metric", "clean", "corrupted", "circuit"] {
+                data[key] = easyroutine[key].clone();
+            }
+            data
+        }
         Command::Attn(_) if is_page => attention::page_data(&AttentionReport::from_json(text)?, Sink::Shown)?,
         _ => serde_json::from_str(text).map_err(|e| Failure::failed(format!("no report: {e}")))?,
     })

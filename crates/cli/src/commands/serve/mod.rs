@@ -22,6 +22,10 @@ pub(crate) fn run(args: &Args, serve: &Serve) -> Result<(), Failure> {
         return Err(Failure::usage("serve writes nothing: leave --format and -o out")
             .hint("the page has buttons that save what it shows"));
     }
+    if let Some(missing) = serve.features.iter().find(|path| !path.exists()) {
+        return Err(Failure::usage(format!("--features: there is no {}", missing.display()))
+            .hint("`easyroutine features -o FOLDER` writes one"));
+    }
     let token = match &serve.token {
         Some(text) => Token::new(text).map_err(|e| Failure::usage(format!("--token: {e}")))?,
         None => Token::random().map_err(|e| Failure::failed(e.to_string()))?,
@@ -40,8 +44,12 @@ pub(crate) fn run(args: &Args, serve: &Serve) -> Result<(), Failure> {
     let written = writeln!(out, "{}", server.address()).and_then(|()| out.flush());
     drop(out);
     written.map_err(|e| Failure::failed(format!("standard output: {e}")))?;
-    let first =
-        desk::First { model: serve.model.clone(), loading: serve.loading.clone(), base: serve.base.clone() };
+    let first = desk::First {
+        model: serve.model.clone(),
+        loading: serve.loading.clone(),
+        base: serve.base.clone(),
+        features: serve.features.clone(),
+    };
     server
         .run(PAGES, move |doing| {
             let mut desk = Desk::open(first, doing);

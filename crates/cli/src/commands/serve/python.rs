@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::args::runs::{Runs, RunsCommand};
 use crate::args::{
-    AlongArg, Attribute, ByArg, Command, CutArg, EffectArg, Loading, Measure, MethodArg, ModelFlag, Next,
-    SmoothArg, Sweep,
+    AlongArg, Attribute, ByArg, Command, CutArg, DictActive, DictCommand, EffectArg, Loading, Measure,
+    MethodArg, ModelFlag, Next, SmoothArg, Sweep,
 };
 
 /// Flags for loading a model, which every call has.
@@ -68,6 +68,8 @@ const SPELT: &[(&str, &[&str])] = &[
         &["-k", "-a", "--base", "--method", "--metric", "--answer", "--against", "--check", "--steps"],
     ),
     ("edges", &["--base", "--top", "--answer", "--against"]),
+    ("graph", &["--dict-set", "--answer"]),
+    ("dict", &["-k", "--dict", "--intervene", "--features", "--examples"]),
     ("tokens", &[]),
     ("runs", &["--base", "--experiment", "--rows"]),
 ];
@@ -156,12 +158,27 @@ pub(super) fn of(command: &Command, words: &[String], report: &Value) -> Option<
         Command::Edges(edges) => {
             let mut call = Call::of("edges", edges.prompt.as_deref()?);
             call.arguments.push(literal(edges.base.as_deref()?));
-            // Its report does not name the tokens that the prompts predict.
-            call.literal("answer", &token(edges.answer.as_deref()?));
-            call.literal("against", &token(edges.against.as_deref()?));
+            // The data of a picture has the metric on top, the report among what is ours.
+            let metric = report.get("metric").unwrap_or(&report["easyroutine"]["metric"]);
+            call.literal("answer", &chosen(edges.answer.as_deref(), &metric["answer"])?);
+            call.literal("against", &chosen(edges.against.as_deref(), &metric["against"])?);
             call.literal("top", &edges.top.to_string());
             call.with_model(&edges.model)
         }
+        Command::Graph(graph) => {
+            let mut call = Call::of("attribution_graph", graph.prompt.prompt.as_deref()?);
+            call.arguments.push(literal(graph.dict_set.to_str()?));
+            if !graph.answer.is_empty() {
+                let answers: Vec<String> = graph.answer.iter().map(|text| token(text)).collect();
+                call.literal("answers", &format!("[{}]", answers.join(", ")));
+            }
+            call.with_model(&graph.model)
+        }
+        Command::Dict { command: DictCommand::Active(active) } => features(active, report),
+        Command::Dict { command: DictCommand::Page(page) } => Some(format!(
+            "import json\n\nwith open({}) as lines:\n    features = [json.loads(line) for line in lines]\n",
+            literal(page.file.to_str()?)
+        )),
         Command::Tokens(tokens) => {
             let prompt = literal(tokens.prompt.prompt.as_deref()?);
             Some(format!("{}ids = model.get_tokenizer().encode({prompt})\n", preamble(&tokens.model)))
@@ -169,6 +186,25 @@ pub(super) fn of(command: &Command, words: &[String], report: &Value) -> Option<
         Command::Runs(runs) => of_runs(runs),
         _ => None,
     }
+}
+
+/// The features of one dictionary of one layer: those of a set are asked for layer by layer in Python.
+fn features(active: &DictActive, report: &Value) -> Option<String> {
+    let [given] = active.changes.dictionaries.dict.as_slice() else { return None };
+    let (_, path) = given.split_once('=')?;
+    if report["keys"].as_array()?.len() != 1 {
+        return None;
+    }
+    let mut call = Call::of("", active.prompt.prompt.as_deref()?);
+    call.interventions(&active.changes.intervene)?;
+    let import = if call.needs_intervention {
+        "Dictionary, HookedModel, Intervention"
+    } else {
+        "Dictionary, HookedModel"
+    };
+    let preamble = preamble(&active.model).replacen("import HookedModel", &format!("import {import}"), 1);
+    let arguments = call.arguments.join(", ");
+    Some(format!("{preamble}features = Dictionary({}).features(model, {arguments})\n", literal(path)))
 }
 
 fn run(next: &Next) -> Option<String> {
