@@ -18,6 +18,7 @@ class Page(HTMLParser):
         self.feed(path.read_text("utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Takes the links and the names of one element."""
         for name, value in attrs:
             if name in ("href", "src") and value:
                 self.links.append(value)
@@ -26,6 +27,7 @@ class Page(HTMLParser):
 
 
 def main(folder: Path) -> int:
+    """Prints the dead links of a book; 1 where there are any, or no book."""
     pages = {path.resolve(): Page(path) for path in folder.rglob("*.html")}
     api = (folder / "api").resolve()
     dead, n = [], 0
@@ -47,7 +49,7 @@ def main(folder: Path) -> int:
     # The page for addresses that are wrong, and the one that prints all chapters, repeat what stands elsewhere.
     dead = [line for line in dead if not line.startswith(("404.html", "print.html", "toc.html"))]
     print(f"{n} links of {len(pages)} pages, {len(dead)} dead", *dead, sep="\n  ")
-    return 1 if dead else 0
+    return 1 if dead or n == 0 else 0
 
 
 if __name__ == "__main__":
