@@ -6,6 +6,7 @@
 mod asked;
 mod desk;
 mod python;
+mod python_runs;
 mod words;
 
 use std::io::Write;

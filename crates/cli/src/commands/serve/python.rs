@@ -5,7 +5,7 @@ use easyroutine::edit::{Intervention, Operation, Part, Reference, Softmax};
 use easyroutine::positions::Specifier;
 use serde_json::{Value, json};
 
-use crate::args::runs::{Runs, RunsCommand};
+use super::python_runs;
 use crate::args::{
     AlongArg, Attribute, ByArg, Command, CutArg, DictActive, DictCommand, EffectArg, Loading, Measure,
     MethodArg, ModelFlag, Next, SmoothArg, Sweep,
@@ -183,7 +183,7 @@ pub(super) fn of(command: &Command, words: &[String], report: &Value) -> Option<
             let prompt = literal(tokens.prompt.prompt.as_deref()?);
             Some(format!("{}ids = model.get_tokenizer().encode({prompt})\n", preamble(&tokens.model)))
         }
-        Command::Runs(runs) => of_runs(runs),
+        Command::Runs(runs) => python_runs::of(runs),
         _ => None,
     }
 }
@@ -321,42 +321,6 @@ fn measure(call: &mut Call, measure: &Measure, report: &Value) -> Option<()> {
         call.literal("against", &chosen(measure.against.as_deref(), &report["against"])?);
     }
     Some(())
-}
-
-fn of_runs(runs: &Runs) -> Option<String> {
-    let base = literal(runs.base.as_deref()?.to_str()?);
-    let experiment = literal(runs.experiment.as_deref().unwrap_or("*"));
-    let begin = format!(
-        "from easyroutine.interpretability import ActivationLoader\n\nloader = ActivationLoader({base}, experiment_name={experiment})\n"
-    );
-    let query = |condition: Option<&str>| match condition {
-        Some(condition) => format!("runs = loader.query(where={})\n", literal(condition)),
-        None => "runs = loader.query()\n".to_owned(),
-    };
-    let rest = match &runs.command {
-        RunsCommand::Ls => format!("{}print(runs)\n", query(None)),
-        RunsCommand::Query(asked) => format!("{}print(runs)\n", query(asked.condition.as_deref())),
-        RunsCommand::Show(run) => format!("{}print(runs.open({}))\n", query(None), which(&run.run)),
-        RunsCommand::Load(load) => {
-            let key = literal(load.key.as_deref()?);
-            let tensor = match load.rows.as_deref().map(|rows| rows.split_once(':')) {
-                None => format!("run[{key}]"),
-                Some(Some((first, end))) => format!("run.rows({key}, {first}, {end})"),
-                Some(None) => return None,
-            };
-            format!("{}run = runs.open({})\ntensor = {tensor}\n", query(None), which(&load.run.run))
-        }
-        _ => return None,
-    };
-    Some(begin + &rest)
-}
-
-/// An index of a run is a number; a path below the store becomes the folder's name.
-fn which(run: &str) -> String {
-    match run.parse::<i64>() {
-        Ok(place) => place.to_string(),
-        Err(_) => literal(run.rsplit('/').next().unwrap_or(run)),
-    }
 }
 
 /// A method call on the model.
@@ -500,6 +464,6 @@ fn token(text: &str) -> String {
 }
 
 /// A Python string literal: JSON's escapes are valid in Python too.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     Value::from(text).to_string()
 }
