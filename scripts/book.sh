@@ -21,7 +21,8 @@ fi
 mdbook build docs --dest-dir "$out"
 mkdir -p "$out/api"
 cp -r "$target/doc" "$out/api/rust"
-# In a folder of its own: in the repository's, Python would import the sources, which have no native module.
-(cd "$room" && bin/python -m pdoc --docformat restructuredtext --output-directory "$out/api/python" \
+# In a folder of its own: in the repository's, Python would import the sources, which have no native module. Types that
+# are imported for type checkers alone are shown as they are written, which pdoc warns of.
+(cd "$room" && bin/python -W ignore -m pdoc --docformat restructuredtext --output-directory "$out/api/python" \
   easyroutine easyroutine.interpretability easyroutine.scale)
 python3 scripts/links.py "$out"
