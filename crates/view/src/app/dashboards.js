@@ -74,6 +74,7 @@ rows.addEventListener("keydown", (event) => {
 
 async function look(panel) {
   files.replaceChildren(...prompt.features.map(({ key, path }) => el("option", { value: path }, `${key} (${path})`)));
+  if (prompt.features.length > 0) named.placeholder = prompt.features[0].path;
   if (file() === "") {
     panel.same.hidden = true;
     panel.body.replaceChildren(el("p", { class: "hint" }, "No features are known. Collect them with ", el("code", {}, "easyroutine features -o features/"), ", start with ", el("code", {}, "easyroutine serve --features features/"), ", or name a file above."));
@@ -90,10 +91,11 @@ async function look(panel) {
 }
 
 const files = el("datalist", { id: "feature-files" });
+const named = line(state.dashboards, (path) => change({ dashboards: path.trim() }), { size: "34", placeholder: "features_NAME.jsonl", list: "feature-files" });
 const listing = new Panel({
   id: "dashboards", title: "Features", about: "Every feature of a dictionary that is active on a data set.", needs: ["dashboards"], points: ["find", "sort"],
   controls: [
-    field("File", bound("dashboards", line(state.dashboards, (path) => change({ dashboards: path.trim() }), { size: "34", placeholder: "features_NAME.jsonl", list: "feature-files" }))), files,
+    field("File", bound("dashboards", named)), files,
     field("Find", bound("find", el("input", { type: "search", value: state.find, placeholder: "number or token", size: "14", oninput: (event) => change({ find: event.target.value }) }))),
     field("Sort", bound("sort", choice([["frequency", "frequency"], ["feature", "number"], ["max", "largest value"], ["mean", "mean value"]], state.sort, (sort) => change({ sort })))),
   ],
@@ -112,7 +114,7 @@ const one = new Panel({
       return;
     }
     const { texts, features } = await panel.run(["dict", "page", "--features", String(n), "--examples", "20", "--", file()]);
-    panel.body.replaceChildren(el("div", { class: "feature-card" }, featureDrawing(texts).card(features[0])), acts(features[0]));
+    panel.body.replaceChildren(acts(features[0]), el("div", { class: "feature-card" }, featureDrawing(texts).card(features[0])));
   },
 });
 
