@@ -331,7 +331,12 @@ _Given = list[tuple[str, int, Tensor]]
 class Dictionary:
     @staticmethod
     def open(
-        path: str, *, place: str | None = None, norm_factor: float | None = None, threads: int | None = None
+        path: str,
+        *,
+        place: str | None = None,
+        norm_factor: float | None = None,
+        threads: int | None = None,
+        offline: bool = False,
     ) -> Dictionary: ...
     def certificate(self) -> str: ...
     def layers(self) -> list[tuple[int | None, list[int]]]: ...

@@ -1,11 +1,12 @@
 //! Sparse autoencoders and transcoders.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use easyroutine::arch::Arch;
 use easyroutine::load::LoadOptions;
 use easyroutine::positions::{Context, Selection};
+use easyroutine::source::{Environment, ResolveOptions};
 use easyroutine::{Batch, Cpu, Stop};
 use easyroutine_dictionaries::{
     Dictionaries, Dictionary as Engine, FeatureCapture, Features, Options, measure, text,
@@ -48,19 +49,24 @@ type Sparse = (Tensor, Tensor, [i64; 3]);
 
 #[pymethods]
 impl Dictionary {
-    /// Opens a folder or a file.
+    /// Opens a folder, a file or a place on the hub.
     #[staticmethod]
-    #[pyo3(signature = (path, *, place=None, norm_factor=None, threads=None))]
+    #[pyo3(signature = (path, *, place=None, norm_factor=None, threads=None, offline=false))]
     fn open(
         py: Python<'_>,
-        path: PathBuf,
+        path: String,
         place: Option<String>,
         norm_factor: Option<f64>,
         threads: Option<usize>,
+        offline: bool,
     ) -> Result<Dictionary, Failure> {
         let options = Options { place, norm_factor };
-        let stem = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let dictionary = Arc::new(waiting(py, move || Engine::open(&path, &options))?);
+        let stem = Path::new(path.trim_end_matches('/')).file_stem();
+        let stem = stem.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let dictionary = Arc::new(waiting(py, move || {
+            let finding = ResolveOptions { offline, ..ResolveOptions::default() };
+            Engine::open_reference(&path, &options, &finding, &Environment::from_process())
+        })?);
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
         let name: String = stem.chars().take(60).map(plain).collect();
         let cpu = LoadOptions { threads, ..LoadOptions::default() }.cpu()?;

@@ -1,8 +1,8 @@
 //! Attribution graphs.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use easyroutine::source::{Environment, ResolveOptions};
 use easyroutine::{Error, ErrorKind, Stop};
 use easyroutine_dictionaries::{Dictionary, Options as Reading};
 use easyroutine_graphs::{Graph, Node, Options, Pruned, Texts, lines, report, to_json};
@@ -25,7 +25,8 @@ type Left = (Vec<bool>, Vec<(usize, usize)>);
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct GraphSettings {
-    path: PathBuf,
+    path: String,
+    offline: bool,
     place: Option<String>,
     norm_factor: Option<f64>,
     targets: Option<Vec<u32>>,
@@ -70,7 +71,9 @@ pub(crate) fn make(
     let mut told = Told::new(progress);
     let raised = AtomicBool::new(false);
     let found = py.detach(|| -> easyroutine::Result<(Graph, Dictionary)> {
-        let dictionary = Dictionary::open(&settings.path, &reading)?;
+        let finding = ResolveOptions { offline: settings.offline, ..ResolveOptions::default() };
+        let environment = Environment::from_process();
+        let dictionary = Dictionary::open_reference(&settings.path, &reading, &finding, &environment)?;
         let stop = Stop::When(&|| raised.load(Ordering::Relaxed) || signals.is_stopped());
         let graph = Graph::new(&model.model, &dictionary, ids, &options, stop, &mut |done, of| {
             if told.tell(done, of).is_err() {

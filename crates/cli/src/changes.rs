@@ -10,10 +10,10 @@ use easyroutine::tokens::Tokenizer;
 use easyroutine_dictionaries::{Dictionaries, Dictionary, FeatureChange, FeatureEdits, Options, stated};
 use serde_json::{Map, Value, json};
 
-use crate::args::{Changes, DictFlags};
+use crate::args::{Changes, DictFlags, Finding};
 use crate::failure::{Failure, one_line};
 use crate::output;
-use crate::session::{Prompt, Session};
+use crate::session::{self, Prompt, Session};
 
 /// The changes, as given.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Changes {
     ///
     /// # Errors
     /// If a text is not an intervention, a file does not exist, or a dictionary cannot be read.
-    pub(crate) fn read(&self) -> Result<Given, Failure> {
+    pub(crate) fn read(&self, finding: &Finding) -> Result<Given, Failure> {
         let (features, others): (Vec<&String>, Vec<&String>) =
             self.intervene.iter().partition(|text| FeatureChange::is_meant(text));
         let read = |text: &&String| text.parse::<Intervention<Reference>>();
@@ -49,7 +49,7 @@ impl Changes {
         let stated = files.into_iter().map(|file| Ok((file.clone(), stated(&file)?)));
         let stated = stated.collect::<easyroutine::Result<_>>()?;
         let features = features.iter().map(|text| text.parse()).collect::<Result<Vec<FeatureChange>, _>>()?;
-        let dictionaries = self.dictionaries.open()?;
+        let dictionaries = self.dictionaries.open(finding)?;
         if dictionaries.is_empty() && !features.is_empty() {
             return Err(Failure::usage("--intervene changes features, and no dictionary is given")
                 .hint("name one: --dict NAME=PATH; its features are features_NAME"));
@@ -100,7 +100,7 @@ impl DictFlags {
     ///
     /// # Errors
     /// If a flag is not NAME=…, a place or factor belongs to no given dictionary, or files cannot be read.
-    pub(crate) fn open(&self) -> Result<Opened, Failure> {
+    pub(crate) fn open(&self, finding: &Finding) -> Result<Opened, Failure> {
         let mut named: Vec<(String, String, Options)> = Vec::new();
         for text in &self.dict {
             let Some((name, path)) = text.split_once('=') else {
@@ -128,13 +128,14 @@ impl DictFlags {
         }
         let mut opened = Opened::default();
         for (name, path, options) in named {
-            let dictionary = Dictionary::open(&path, &options)?;
+            let dictionary = session::dictionary(&path, &options, finding)?;
             for warning in &dictionary.certificate().warnings {
                 output::note("warning", &one_line(&format!("{name}: {warning}")));
             }
             let certificate = dictionary.certificate();
             let record = json!({
                 "path": path,
+                "commit": dictionary.commit(),
                 "format": certificate.format,
                 "architecture": certificate.architecture,
                 "place": options.place,

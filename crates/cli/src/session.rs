@@ -11,9 +11,12 @@ use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions, Opened};
 use easyroutine::positions::Row;
 use easyroutine::prompts::Format;
-use easyroutine::source::{self, AdapterChoice, FilesKind, ModelFiles, ProgressCallback, ResolveOptions};
+use easyroutine::source::{
+    self, AdapterChoice, Environment, FilesKind, ModelFiles, ProgressCallback, ResolveOptions,
+};
 use easyroutine::tokens::{Bos, Encoded, Tokenizer};
 use easyroutine::{Dtype, Model};
+use easyroutine_dictionaries::{Dictionary, Options as DictionaryOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
@@ -99,12 +102,25 @@ impl Finding {
 pub(crate) fn find(reference: &str, finding: &Finding) -> Result<ModelFiles, Failure> {
     let options = ResolveOptions {
         revision: finding.revision.clone(),
-        offline: finding.offline,
         adapter: finding.adapter(),
-        progress: std::io::stderr().is_terminal().then(download_bar),
-        ..ResolveOptions::default()
+        ..downloading(finding.offline)
     };
     Ok(source::resolve(reference, &options)?)
+}
+
+/// Opens a dictionary: a path, or a place on the hub, downloading its files where that is allowed.
+pub(crate) fn dictionary(
+    reference: &str,
+    options: &DictionaryOptions,
+    finding: &Finding,
+) -> Result<Dictionary, Failure> {
+    let environment = Environment::from_process();
+    Ok(Dictionary::open_reference(reference, options, &downloading(finding.offline), &environment)?)
+}
+
+fn downloading(offline: bool) -> ResolveOptions {
+    let progress = std::io::stderr().is_terminal().then(download_bar);
+    ResolveOptions { offline, progress, ..ResolveOptions::default() }
 }
 
 /// Reads a model's config and maps its files; prints warnings.

@@ -33,6 +33,7 @@ pub struct Dictionary {
     /// Whether features write into later layers too.
     is_cross_layer: bool,
     files: Vec<MappedFile>,
+    commit: Option<String>,
 }
 
 /// The place of a dictionary's layer in a model.
@@ -51,7 +52,7 @@ impl Dictionary {
     /// If there is no dictionary or more than one, configuration keys or tensors are wrong, missing or unknown (all are
     /// named), or a norm lacks its factor.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Dictionary> {
-        formats::open(path.as_ref(), options)
+        formats::open(path.as_ref(), options, &formats::Elsewhere::new())
     }
 
     pub(crate) fn new(
@@ -60,7 +61,16 @@ impl Dictionary {
         is_cross_layer: bool,
         files: Vec<MappedFile>,
     ) -> Dictionary {
-        Dictionary { certificate, layers, is_cross_layer, files }
+        Dictionary { certificate, layers, is_cross_layer, files, commit: None }
+    }
+
+    pub(crate) fn of_commit(self, commit: &str) -> Dictionary {
+        Dictionary { commit: Some(commit.to_owned()), ..self }
+    }
+
+    /// The commit on the hub, where it came from there.
+    pub fn commit(&self) -> Option<&str> {
+        self.commit.as_deref()
     }
 
     /// Its certificate.

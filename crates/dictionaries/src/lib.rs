@@ -25,6 +25,7 @@ mod named;
 mod norm;
 mod place;
 mod problems;
+mod reference;
 mod settings;
 mod state;
 mod statistics;

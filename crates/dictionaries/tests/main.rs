@@ -6,6 +6,8 @@ mod common;
 mod directions;
 mod edits;
 mod golden;
+#[cfg(feature = "hub")]
+mod hub;
 mod laws;
 mod measure;
 mod statistics;

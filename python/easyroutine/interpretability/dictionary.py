@@ -70,8 +70,12 @@ class Dictionary:
         place: str | None = None,
         norm_factor: float | None = None,
         threads: int | None = None,
+        offline: bool = False,
     ) -> None:
-        """Opens a folder or a file.
+        """Opens a folder, a file, or a place on the Hugging Face hub: ``org/name[@revision][:PATH]``.
+
+        Of a repository only the dictionary's own files are downloaded, into the cache that models use; ``offline`` uses only
+        what is there.
 
         ``place`` says where it reads and writes, overriding its files: an activation (``"resid_out_5"``), or two joined
         by a comma for a transcoder (``"mlp_in_5,mlp_out_5"``). ``norm_factor`` is √D / mean norm, for a format that
@@ -81,7 +85,7 @@ class Dictionary:
         factor, more than one dictionary in the folder.
         """
         self._path = fspath(path)
-        self._engine = _Engine.open(self._path, place=place, norm_factor=norm_factor, threads=threads)
+        self._engine = _Engine.open(self._path, place=place, norm_factor=norm_factor, threads=threads, offline=offline)
         self._layers = self._engine.layers()
         #: Its description: format, architecture, layers with place, widths, norm and activation, and what its publisher
         #: says.
@@ -97,9 +101,10 @@ class Dictionary:
         place: str | None = None,
         norm_factor: float | None = None,
         threads: int | None = None,
+        offline: bool = False,
     ) -> Dictionary:
         """The same as ``Dictionary(path, ...)``."""
-        return cls(path, place=place, norm_factor=norm_factor, threads=threads)
+        return cls(path, place=place, norm_factor=norm_factor, threads=threads, offline=offline)
 
     @property
     def is_set(self) -> bool:

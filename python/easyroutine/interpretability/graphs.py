@@ -48,12 +48,12 @@ def attribution_graph(
     Transcoders replace the MLPs, patterns and norm scales are constants, and each feature is a sum over what came
     before it.
 
-    ``dictionaries`` is the folder or the file of a set of transcoders, per layer or cross-layer; a layer without one
-    contributes one error per position. ``answers`` are the tokens whose logits are explained, by default the most
-    probable ones that together reach ``probability``, at most ``max_logits``. The ``max_features`` most influential
-    features get a row. Features and errors of the first ``skip_first`` positions are left out. ``checks`` sources are
-    removed, one at a time, and the change compared with their edges. ``place`` and ``norm_factor`` supply what the
-    dictionary's files do not say.
+    ``dictionaries`` is the folder or the file of a set of transcoders, per layer or cross-layer, or its place on the
+    hub (``org/name[@revision][:PATH]``); a layer without one contributes one error per position. ``answers`` are the
+    tokens whose logits are explained, by default the most probable ones that together reach ``probability``, at most
+    ``max_logits``. The ``max_features`` most influential features get a row. Features and errors of the first
+    ``skip_first`` positions are left out. ``checks`` sources are removed, one at a time, and the change compared with
+    their edges. ``place`` and ``norm_factor`` supply what the dictionary's files do not say.
 
     Raises:
         InputError: Several prompts, one that is too short, a token that is not one, a dictionary that does not fit.
@@ -74,6 +74,7 @@ def attribution_graph(
         targets = tokens_of(model, answers, "answers", count)
     settings = {
         "path": fspath(dictionaries),
+        "offline": model.config.offline,
         "place": None if place is None else string(place, "place"),
         "norm_factor": None if norm_factor is None else number(norm_factor, "norm_factor"),
         "targets": targets,

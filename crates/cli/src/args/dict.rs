@@ -125,9 +125,11 @@ pub(crate) struct DictCheck {
 /// One dictionary.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct DictPath {
-    /// A folder or a file of SAELens, Gemma Scope, sparsify, dictionary_learning, Qwen-Scope, Llama Scope or circuit-tracer.
-    #[arg(value_name = "PATH")]
-    pub(crate) path: PathBuf,
+    /// A folder or a file of SAELens, Gemma Scope, sparsify, dictionary_learning, Qwen-Scope, Llama Scope or circuit-tracer,
+    /// here or on the Hugging Face hub: `org/name[@revision][:PATH]`, as in
+    /// `google/gemma-scope-2b-pt-res:layer_12/width_16k/average_l0_82`. Only its own files are downloaded.
+    #[arg(value_name = "REF")]
+    pub(crate) path: String,
     #[command(flatten)]
     pub(crate) reading: DictReading,
 }
@@ -147,11 +149,12 @@ pub(crate) struct DictReading {
 #[derive(Debug, Clone, Default, ClapArgs)]
 #[command(next_help_heading = "Dictionaries")]
 pub(crate) struct DictFlags {
-    /// A sparse autoencoder or transcoder, a folder or a file, under a name: its features are `features_NAME`, or
-    /// `features_NAME_3` for a set. --intervene 'features_NAME:12@all=0' ablates feature 12, '=8.5' clamps, '*2'
-    /// scales, '+3' adds 3 times its decoder row; 'features_NAME@all=splice' replaces the activation by what the
-    /// features decode to, '=keep-error' adds their error again. May repeat.
-    #[arg(long, value_name = "NAME=PATH")]
+    /// A sparse autoencoder or transcoder under a name: a folder, a file, or a place on the Hugging Face hub
+    /// (`org/name[@revision][:PATH]`). Its features are `features_NAME`, or `features_NAME_3` for a set. --intervene
+    /// 'features_NAME:12@all=0' ablates feature 12, '=8.5' clamps, '*2' scales, '+3' adds 3 times its decoder row;
+    /// 'features_NAME@all=splice' replaces the activation by what the features decode to, '=keep-error' adds their error
+    /// again. May repeat.
+    #[arg(long, value_name = "NAME=REF")]
     pub(crate) dict: Vec<String>,
     /// Where a dictionary reads and writes, overriding its files. May repeat.
     #[arg(long, value_name = "[NAME=]IN[,OUT]", requires = "dict")]

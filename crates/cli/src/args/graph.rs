@@ -1,7 +1,5 @@
 //! Arguments of `graph`.
 
-use std::path::PathBuf;
-
 use clap::Args as ClapArgs;
 
 use super::{DictReading, ModelFlag, PromptArgs};
@@ -14,9 +12,10 @@ pub(crate) struct Graph {
     #[command(flatten)]
     pub(crate) model: ModelFlag,
     /// The transcoders that replace the MLPs: a folder of circuit-tracer, per layer or cross-layer, or any other set of
-    /// transcoders. For a layer without one, the whole MLP counts as an error.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) dict_set: PathBuf,
+    /// transcoders, on this machine or on the hub (`org/name[@revision][:PATH]`). For a layer without one, the whole MLP
+    /// counts as an error.
+    #[arg(long, value_name = "REF")]
+    pub(crate) dict_set: String,
     #[command(flatten)]
     pub(crate) reading: DictReading,
     /// A token whose logit is explained: its exact text (` Paris`) or `id:7042`. May repeat. Default: the most probable

@@ -14,7 +14,7 @@ use easyroutine_app::reports;
 
 pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
     let targets = output::targets(args, DRAWN)?;
-    let interventions = attn.changes.read()?;
+    let interventions = attn.changes.read(&attn.model.loading.finding)?;
     let selector = selector(attn)?;
     let session = session::load(&attn.model.model, &attn.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &attn.model.loading.finding)?;

@@ -1,6 +1,6 @@
 //! `dict info`: what a dictionary is, and whether it fits a model.
 
-use easyroutine_dictionaries::{Certificate, Dictionary, LayerCertificate, Options};
+use easyroutine_dictionaries::{Certificate, LayerCertificate, Options};
 use serde_json::{Value, json};
 
 use crate::args::{Args, DictInfo, DictReading};
@@ -16,7 +16,8 @@ impl DictReading {
 
 pub(crate) fn info(args: &Args, info: &DictInfo) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
-    let dictionary = Dictionary::open(&info.dictionary.path, &info.dictionary.reading.options())?;
+    let dictionary =
+        session::dictionary(&info.dictionary.path, &info.dictionary.reading.options(), &info.finding)?;
     dictionary.check_numbers()?;
     let certificate = dictionary.certificate();
     certificate.warnings.iter().for_each(|warning| output::note("warning", &one_line(warning)));

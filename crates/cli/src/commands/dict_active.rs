@@ -21,7 +21,7 @@ struct Active {
 
 pub(crate) fn run(args: &Args, active: &DictActive) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
-    let given = active.changes.read()?;
+    let given = active.changes.read(&active.model.loading.finding)?;
     if given.dictionaries.is_empty() {
         return Err(Failure::usage("no dictionary is given").hint("name one: --dict NAME=PATH"));
     }

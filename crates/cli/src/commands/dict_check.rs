@@ -6,7 +6,7 @@ use easyroutine::Stop;
 use easyroutine::extract::Example;
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::prompts::Prompt;
-use easyroutine_dictionaries::{Dictionaries, Dictionary, Measured, measure, text};
+use easyroutine_dictionaries::{Dictionaries, Measured, measure, text};
 use serde_json::json;
 
 use crate::args::{Args, DictCheck};
@@ -20,7 +20,9 @@ const NAME: &str = "dictionary";
 pub(crate) fn run(args: &Args, check: &DictCheck) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
     let positions = Specifier::parse_lists(&check.positions)?;
-    let dictionary = Dictionary::open(&check.dictionary.path, &check.dictionary.reading.options())?;
+    let finding = &check.model.loading.finding;
+    let reading = check.dictionary.reading.options();
+    let dictionary = session::dictionary(&check.dictionary.path, &reading, finding)?;
     dictionary.check_numbers()?;
     dictionary.certificate().warnings.iter().for_each(|warning| output::note("warning", &one_line(warning)));
     if check.file.is_none() {

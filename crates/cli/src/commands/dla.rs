@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args, dla: &Dla) -> Result<(), Failure> {
         return Err(Failure::usage("--by stream is a table: the lens draws streams")
             .hint("easyroutine lens … --track TOKEN"));
     }
-    let interventions = dla.changes.read()?;
+    let interventions = dla.changes.read(&dla.model.loading.finding)?;
     let positions = Specifier::parse_lists(&dla.positions)?;
     let session = session::load(&dla.model.model, &dla.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &dla.model.loading.finding)?;

@@ -22,7 +22,7 @@ const FORMATS: &[Format] =
 
 pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure> {
     let targets = output::targets(args, FORMATS)?;
-    let interventions = next.changes.read()?;
+    let interventions = next.changes.read(&next.model.loading.finding)?;
     let session = session::load(&next.model.model, &next.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &next.model.loading.finding)?;
     let prompt = next.prompt.read(&tokenizer, session.model.arch().context)?;

@@ -28,7 +28,7 @@ use easyroutine_app::reports::{self, metric_words};
 pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let file = tensor_file(args)?;
     let targets = if file.is_none() { output::targets(args, PLAIN)? } else { Vec::new() };
-    let interventions = grad.changes.read()?;
+    let interventions = grad.changes.read(&grad.model.loading.finding)?;
     interventions.refuse_features("gradients do not pass through features yet: leave --dict out")?;
     let request = Request::parse(&grad.activations.join(","), &grad.positions.join(","))?;
     refuse_unread(&grad.measure)?;

@@ -1,7 +1,6 @@
 //! `graph`: an attribution graph of a prompt over transcoder features.
 
 use easyroutine::tokens::Tokenizer;
-use easyroutine_dictionaries::Dictionary;
 use easyroutine_graphs::{Graph, Options, Texts, lines, report, to_json};
 use easyroutine_view::graph as view;
 use serde_json::json;
@@ -17,7 +16,8 @@ pub(crate) fn run(args: &Args, flags: &Flags) -> Result<(), Failure> {
     let formats: Vec<Format> =
         DRAWN.iter().copied().filter(|format| !matches!(format, Format::Svg | Format::Png)).collect();
     let targets = output::targets(args, &formats)?;
-    let dictionary = Dictionary::open(&flags.dict_set, &flags.reading.options())?;
+    let finding = &flags.model.loading.finding;
+    let dictionary = session::dictionary(&flags.dict_set, &flags.reading.options(), finding)?;
     for warning in &dictionary.certificate().warnings {
         output::note("warning", &one_line(warning));
     }
@@ -107,7 +107,9 @@ fn shown(tokenizer: &Tokenizer, prompt: &Prompt, graph: &Graph, texts: &Texts) -
 fn texts(flags: &Flags, tokenizer: &Tokenizer, prompt: &Prompt, graph: &Graph) -> Result<Texts, Failure> {
     let ids = &prompt.encoded.ids;
     let decoded = |id: u32| tokenizer.decode(&[id], false);
-    let folder = flags.dict_set.file_name().map(|name| name.to_string_lossy().into_owned());
+    let folder = std::path::Path::new(flags.dict_set.trim_end_matches('/'))
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     Ok(Texts {
         slug: flags.slug.clone().unwrap_or_else(|| slug(&prompt.text)),
         scan: flags.scan.clone().or(folder).unwrap_or_default(),

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let targets = output::targets(args, DRAWN)?;
     let component = Component::from_name(&lens.component)?;
     let specifiers = specifiers(&lens.positions)?;
-    let interventions = lens.changes.read()?;
+    let interventions = lens.changes.read(&lens.model.loading.finding)?;
     let session = session::load(&lens.model.model, &lens.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &lens.model.loading.finding)?;
     let arch = session.model.arch();

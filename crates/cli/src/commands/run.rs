@@ -19,7 +19,7 @@ pub(crate) fn run(args: &Args, next: &Next) -> Result<(), Failure> {
 
 fn predict(args: &Args, next: &Next) -> Result<(), Failure> {
     let targets = output::targets(args, PLAIN)?;
-    let interventions = next.changes.read()?;
+    let interventions = next.changes.read(&next.model.loading.finding)?;
     let session = session::load(&next.model.model, &next.model.loading)?;
     let tokenizer = session::tokenizer(&session.files, &next.model.loading.finding)?;
     let arch = session.model.arch();

@@ -99,7 +99,7 @@ impl Repository {
         commits
     }
 
-    fn commit(&self, revision: &str) -> Option<String> {
+    pub(super) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }

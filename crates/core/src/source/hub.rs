@@ -15,6 +15,7 @@ use std::path::Path;
 use super::cache::{Repository, several_ggufs};
 use super::environment::Environment;
 use super::folder::{self, CONFIG, INDEX, WEIGHTS};
+use super::part::Choose;
 use super::reference::{HubReference, is_commit, is_gguf, is_safe_name, one_model, parts_of};
 use super::{ResolveOptions, SMALL_FILES, io_error, list, printable};
 use crate::adapter;
@@ -68,6 +69,41 @@ pub(super) fn download(
         fetch.file(&name)?;
     }
     Ok(listing.commit)
+}
+
+/// How often a chooser is asked: once for all files, again where some say which others there are.
+const ROUNDS: usize = 4;
+
+/// Brings the files that are chosen into the cache; the commit that they belong to.
+pub(super) fn download_chosen(
+    repository: &Repository,
+    reference: &HubReference,
+    choose: Choose<'_>,
+    options: &ResolveOptions,
+    environment: &Environment,
+) -> Result<String> {
+    let client = Client::new(environment, &reference.id, options.retries.silence)?;
+    let Listing { commit, files } = client.listing(reference, options.retries)?;
+    let snapshot = repository.snapshot(&commit);
+    let fetch = Fetch { client: &client, repository, commit: &commit, options };
+    for _ in 0..ROUNDS {
+        let mut wanted = choose(&files, &snapshot)?;
+        wanted.retain(|name| !snapshot.join(name).is_file());
+        let absent: Vec<String> = wanted.iter().filter(|name| !files.contains(*name)).cloned().collect();
+        if !absent.is_empty() {
+            let id = &reference.id;
+            return Err(Error::new(ErrorKind::NotFound, format!("`{id}` has no {}", list(&absent)))
+                .hint("the repository is damaged; try another revision"));
+        }
+        if wanted.is_empty() {
+            break;
+        }
+        wanted.iter().try_for_each(|name| fetch.file(name))?;
+    }
+    if reference.revision != commit {
+        blob::write_whole(&repository.reference(&reference.revision), commit.as_bytes())?;
+    }
+    Ok(commit)
 }
 
 /// The small files to fetch, or why this repository is not a readable model.

@@ -17,6 +17,7 @@ mod environment;
 mod folder;
 #[cfg(feature = "hub")]
 mod hub;
+mod part;
 mod reference;
 
 use std::fmt;
@@ -33,6 +34,7 @@ pub(crate) use adapter::warning as adapter_warning;
 pub(crate) use beside::warnings as beside_warnings;
 pub use demo::{Demo, demos};
 pub use environment::{Environment, Token};
+pub use part::{Choose, HubPart, Location, Snapshot};
 
 /// Optional files of a model besides `config.json` and its weights. A download fetches them before the weights, so that
 /// a model whose weights are in the cache has everything else too.
@@ -315,13 +317,7 @@ fn not_cached(
         }
         _ => format!("`{id}` at `{revision}` is not in the cache {place}"),
     };
-    let cause = if options.offline {
-        "downloads are off (`--offline` or EASYROUTINE_OFFLINE)"
-    } else if environment.offline {
-        "downloads are off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set)"
-    } else {
-        "this build cannot download (it lacks the feature `hub`)"
-    };
+    let cause = why_offline(options, environment);
     let kept = match (cached, repository.commits().as_slice()) {
         (Cached::Absent, [_, ..]) => format!("; commits in the cache: {}", list(&repository.commits())),
         _ => String::new(),
@@ -329,6 +325,17 @@ fn not_cached(
     let demos = if id.contains('/') { String::new() } else { format!("; demo models: {}", demo::names()) };
     Error::new(ErrorKind::Offline, format!("{message}, and {cause}"))
         .hint(format!("go online once, or run `hf download {id}` where there is a network{kept}{demos}"))
+}
+
+/// Why nothing is downloaded.
+fn why_offline(options: &ResolveOptions, environment: &Environment) -> &'static str {
+    if options.offline {
+        "downloads are off (`--offline` or EASYROUTINE_OFFLINE)"
+    } else if environment.offline {
+        "downloads are off (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set)"
+    } else {
+        "this build cannot download (it lacks the feature `hub`)"
+    }
 }
 
 /// Names for an error: at most eight, quoted, safe to print.

@@ -24,7 +24,7 @@ pub(super) struct HubReference {
 }
 
 /// The branch used if no revision is named.
-const DEFAULT_REVISION: &str = "main";
+pub(super) const DEFAULT_REVISION: &str = "main";
 
 pub(super) fn parse(text: &str, revision: Option<&str>, environment: &Environment) -> Result<Reference> {
     if text.is_empty() {
@@ -60,7 +60,7 @@ fn looks_like_path(text: &str) -> bool {
         || drive
 }
 
-fn parse_hub(text: &str, revision: Option<&str>) -> Result<HubReference> {
+pub(super) fn parse_hub(text: &str, revision: Option<&str>) -> Result<HubReference> {
     let (name, file) = text.split_once(':').map_or((text, None), |(name, file)| (name, Some(file)));
     let (id, own_revision) = name.split_once('@').map_or((name, None), |(id, own)| (id, Some(own)));
     check_id(id, text)?;

@@ -84,21 +84,27 @@ fn per_layer(
                 .add(format!("config.yaml: `transcoders` holds {item}, which is not a file of a layer"));
             continue;
         };
-        if file.starts_with("hf://") {
-            context.problems.add(format!(
-                "config.yaml: `{}` is a file on the hub; download it and name it by its path in this folder",
-                file.escape_debug()
-            ));
-            continue;
-        }
-        let is_inside =
-            Path::new(file).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-        if !is_inside || !context.folder.join(file).is_file() {
-            context.problems.add(format!("config.yaml: no file `{}` in this folder", file.escape_debug()));
-            continue;
-        }
-        let mut tensors = context.tensors(file)?;
-        let draft = transcoder(&mut tensors);
+        let mut tensors = match context.elsewhere.get(file) {
+            Some(path) => context.tensors_at(&path.clone(), file)?,
+            None if file.starts_with("hf://") => {
+                context.problems.add(format!(
+                    "config.yaml: `{}` is a file on the hub; download it and name it by its path in this folder",
+                    file.escape_debug()
+                ));
+                continue;
+            }
+            None if !is_inside(file) || !context.folder.join(file).is_file() => {
+                context
+                    .problems
+                    .add(format!("config.yaml: no file `{}` in this folder", file.escape_debug()));
+                continue;
+            }
+            None => context.tensors(file)?,
+        };
+        let draft = match file.split('?').next().is_some_and(|file| file.ends_with(".npz")) {
+            true => gemma_scope(&mut tensors),
+            false => transcoder(&mut tensors),
+        };
         tensors.finish();
         drafts.extend(draft.map(|draft| (layer, at(context, draft, layer))));
     }
@@ -106,6 +112,10 @@ fn per_layer(
     // Each is independent: its number in the set is its only part.
     let numbered = drafts.into_iter().enumerate();
     Ok(numbered.map(|(i, (_, draft))| Draft { parts: i..i + 1, ..draft }).collect())
+}
+
+fn is_inside(file: &str) -> bool {
+    Path::new(file).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 fn transcoder(tensors: &mut Tensors) -> Option<Draft> {
@@ -124,6 +134,18 @@ fn transcoder(tensors: &mut Tensors) -> Option<Draft> {
     let skip = tensors.has("W_skip").then(|| tensors.matrix("W_skip", Axes::FeaturesFirst, d_out, d_in));
     let draft = Draft::new((encoder?, encoder_bias?), (decoder?, decoder_bias?), activation);
     Some(Draft { skip: skip.flatten(), ..draft })
+}
+
+/// A transcoder of Gemma Scope in a set (circuit-tracer, `single_layer_transcoder.py`, `load_gemma_scope_transcoder`).
+fn gemma_scope(tensors: &mut Tensors) -> Option<Draft> {
+    let (features, d_in) = tensors.sizes("W_enc", Axes::WidthFirst)?;
+    let (_, d_out) = tensors.sizes("W_dec", Axes::FeaturesFirst)?;
+    let encoder = tensors.matrix("W_enc", Axes::WidthFirst, features, d_in);
+    let decoder = tensors.matrix("W_dec", Axes::FeaturesFirst, features, d_out);
+    let encoder_bias = tensors.vector("b_enc", features, "feature");
+    let decoder_bias = tensors.vector("b_dec", d_out, "coordinate");
+    let activation = Activation::JumpRelu { threshold: tensors.vector("threshold", features, "feature")? };
+    Some(Draft::new((encoder?, encoder_bias?), (decoder?, decoder_bias?), activation))
 }
 
 fn cross_layer(context: &mut Context<'_>, at: &At<'_>) -> Result<Vec<Draft>> {

@@ -7,6 +7,7 @@ use std::sync::{Mutex, OnceLock};
 use easyroutine::{Error, ErrorKind, Result};
 use easyroutine_files::MappedFile;
 
+use super::Elsewhere;
 use crate::activation::Activation;
 use crate::dictionary::Options;
 use crate::layer::Layer;
@@ -26,6 +27,8 @@ pub(crate) struct Context<'a> {
     /// The file that identifies the format.
     pub(crate) file: PathBuf,
     pub(crate) options: &'a Options,
+    /// Files that a configuration names by an address.
+    pub(crate) elsewhere: &'a Elsewhere,
     pub(crate) problems: Problems,
     /// Mapped files.
     pub(crate) files: Vec<MappedFile>,
@@ -54,11 +57,17 @@ impl Reading {
 }
 
 impl<'a> Context<'a> {
-    pub(crate) fn new(folder: &Path, file: PathBuf, options: &'a Options) -> Context<'a> {
+    pub(crate) fn new(
+        folder: &Path,
+        file: PathBuf,
+        options: &'a Options,
+        elsewhere: &'a Elsewhere,
+    ) -> Context<'a> {
         Context {
             folder: folder.to_owned(),
             file,
             options,
+            elsewhere,
             problems: Problems::default(),
             files: Vec::new(),
             names: Vec::new(),
@@ -89,7 +98,12 @@ impl<'a> Context<'a> {
 
     /// The tensors of a file in the folder.
     pub(crate) fn tensors(&mut self, name: &str) -> Result<Tensors> {
-        let tensors = Tensors::open(&self.folder.join(name), &self.problems)?;
+        self.tensors_at(&self.folder.join(name), name)
+    }
+
+    /// The tensors of a file that lies elsewhere, under the name that the configuration has for it.
+    pub(crate) fn tensors_at(&mut self, path: &Path, name: &str) -> Result<Tensors> {
+        let tensors = Tensors::open(path, &self.problems)?;
         self.files.push(tensors.map().clone());
         self.names.push(name.to_owned());
         Ok(tensors)

@@ -6,63 +6,73 @@ mod draft;
 mod gemma_scope;
 mod gemma_scope_2;
 mod llama_scope;
+mod needed;
 mod qwen_scope;
 mod saelens;
 mod sparsify;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use easyroutine::{Error, ErrorKind, Result};
+use easyroutine_sites::{Point, Scope, Site};
 
 use crate::certificate::{Certificate, LayerCertificate};
 use crate::dictionary::{Dictionary, Options};
 use crate::place::Place;
 use crate::problems::shown;
 use draft::{Context, Draft, Reading};
+pub(crate) use needed::{addresses, is_own_place, needed};
 
 /// One format: its name, how a folder of it is recognised, and its reader.
 struct Format {
     name: &'static str,
-    /// Returns the identifying file if a folder holds this format.
-    sign: fn(&Path) -> Option<PathBuf>,
+    /// The files that identify it, the reader's first; where none are listed, [`qwen_scope::sign`] decides.
+    signs: &'static [&'static str],
     read: fn(&mut Context<'_>) -> Result<Option<Reading>>,
 }
 
 const FORMATS: &[Format] = &[
-    Format {
-        name: "saelens",
-        sign: |at| both(at, "cfg.json", "sae_weights.safetensors"),
-        read: saelens::read,
-    },
-    Format { name: "sparsify", sign: |at| both(at, "cfg.json", "sae.safetensors"), read: sparsify::read },
-    Format { name: "gemma_scope", sign: |at| both(at, "params.npz", "params.npz"), read: gemma_scope::read },
+    Format { name: "saelens", signs: &["cfg.json", "sae_weights.safetensors"], read: saelens::read },
+    Format { name: "sparsify", signs: &["cfg.json", "sae.safetensors"], read: sparsify::read },
+    Format { name: "gemma_scope", signs: &["params.npz"], read: gemma_scope::read },
     Format {
         name: "gemma_scope_2",
-        sign: |at| both(at, "config.json", "params.safetensors"),
+        signs: &["config.json", "params.safetensors"],
         read: gemma_scope_2::read,
     },
     Format {
         name: "gemma_scope_2_clt",
-        sign: |at| both(at, "config.json", "params_layer_0.safetensors"),
+        signs: &["config.json", "params_layer_0.safetensors"],
         read: gemma_scope_2::read_cross_layer,
     },
-    Format {
-        name: "dictionary_learning",
-        sign: |at| both(at, "config.json", "ae.pt"),
-        read: dictionary_learning::read,
-    },
+    Format { name: "dictionary_learning", signs: &["config.json", "ae.pt"], read: dictionary_learning::read },
     Format {
         name: "llama_scope",
-        sign: |at| both(at, "hyperparams.json", "checkpoints/final.safetensors"),
+        signs: &["hyperparams.json", "checkpoints/final.safetensors"],
         read: llama_scope::read,
     },
-    Format {
-        name: "circuit_tracer",
-        sign: |at| both(at, "config.yaml", "config.yaml"),
-        read: circuit_tracer::read,
-    },
-    Format { name: "qwen_scope", sign: qwen_scope::sign, read: qwen_scope::read },
+    Format { name: "circuit_tracer", signs: &["config.yaml"], read: circuit_tracer::read },
+    Format { name: QWEN_SCOPE, signs: &[], read: qwen_scope::read },
 ];
+
+const QWEN_SCOPE: &str = "qwen_scope";
+
+impl Format {
+    /// Whether a folder holds one, and the file in it that says so.
+    fn sign(&self, folder: &Path) -> Option<PathBuf> {
+        match self.signs {
+            [] => qwen_scope::sign(folder),
+            [first, ..] => {
+                let has_all = self.signs.iter().all(|name| folder.join(name).is_file());
+                has_all.then(|| folder.join(first))
+            }
+        }
+    }
+}
+
+/// Where files lie that a configuration names by an address on the hub.
+pub(crate) type Elsewhere = BTreeMap<String, PathBuf>;
 
 const KNOWN: &str = "what is read: cfg.json with sae_weights.safetensors (SAELens) or sae.safetensors (sparsify), params.npz \
 (Gemma Scope), config.json with params.safetensors or params_layer_0.safetensors (Gemma Scope 2) or with ae.pt \
@@ -74,9 +84,9 @@ const DEPTH: usize = 4;
 const ENTRIES: usize = 20_000;
 
 /// Opens the dictionary at a path.
-pub(crate) fn open(path: &Path, options: &Options) -> Result<Dictionary> {
+pub(crate) fn open(path: &Path, options: &Options, elsewhere: &Elsewhere) -> Result<Dictionary> {
     let (format, folder, file) = find(path)?;
-    let mut context = Context::new(&folder, file, options);
+    let mut context = Context::new(&folder, file, options, elsewhere);
     let reading = (format.read)(&mut context)?;
     let Some(reading) = reading.filter(|_| context.problems.is_empty()) else {
         context.problems.finish(&folder)?;
@@ -89,14 +99,18 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Dictionary> {
 fn finish(format: &'static str, reading: Reading, context: Context<'_>) -> Result<Dictionary> {
     let Reading { architecture, model, mut drafts, is_set, is_cross_layer } = reading;
     let problems = &context.problems;
-    if let Some(place) = &context.options.place {
+    if let Some(place) = &context.options.place
+        && !(is_set && place_of_set(place, &mut drafts))
+    {
         match (places(place), drafts.as_mut_slice()) {
             (Err(error), _) => problems.add(format!("--place {}: {error}", shown(place))),
             (Ok((reads, writes)), [draft]) if !is_set => {
                 draft.reads = Some(reads);
                 draft.writes = Some(writes);
             }
-            _ => problems.add("--place names one layer's place, and this is a set of layers"),
+            _ => problems.add(
+                "--place names one layer's place, and this is a set of layers; name sites, as in --place mlp_in,mlp_out",
+            ),
         }
     }
     if context.options.norm_factor.is_some() && !context.used_norm_factor {
@@ -133,6 +147,24 @@ fn places(text: &str) -> Result<(Place, Place)> {
     }
 }
 
+/// Puts each layer of a set at sites without a layer, `mlp_in,mlp_out`. Nothing happens where these are none, or where a
+/// layer has no number.
+fn place_of_set(text: &str, drafts: &mut [Draft]) -> bool {
+    let (reads, writes) = text.split_once(',').unwrap_or((text, text));
+    let site = |name: &str| Site::from_name(name.trim()).filter(|site| site.scope() == Scope::Layer);
+    let (Some(reads), Some(writes)) = (site(reads), site(writes)) else { return false };
+    let number = |draft: &Draft| {
+        let known = [&draft.writes, &draft.reads];
+        known.into_iter().find_map(|place| place.as_ref().and_then(Place::layer))
+    };
+    let Some(numbers) = drafts.iter().map(number).collect::<Option<Vec<usize>>>() else { return false };
+    for (draft, layer) in drafts.iter_mut().zip(numbers) {
+        draft.reads = Some(Place::of(Point::layer_of(reads, layer)));
+        draft.writes = Some(Place::of(Point::layer_of(writes, layer)));
+    }
+    true
+}
+
 /// The format of a path, its folder, and the file that was named or identifies it.
 fn find(path: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
     let found = std::fs::metadata(path).map_err(|e| {
@@ -163,7 +195,7 @@ fn find(path: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
 /// The format of a folder.
 fn of_folder(folder: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
     let found: Vec<(&Format, PathBuf)> =
-        FORMATS.iter().filter_map(|format| Some((format, (format.sign)(folder)?))).collect();
+        FORMATS.iter().filter_map(|format| Some((format, format.sign(folder)?))).collect();
     match found.as_slice() {
         [(format, sign)] => Ok((*format, folder.to_owned(), sign.clone())),
         [] => {
@@ -185,27 +217,17 @@ fn of_folder(folder: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
 fn of_file(file: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if name.ends_with(".sae.pt") {
-        let format = FORMATS.iter().find(|format| format.name == "qwen_scope");
+    if name.ends_with(qwen_scope::ENDING) {
+        let format = FORMATS.iter().find(|format| format.name == QWEN_SCOPE);
         return format
             .map(|format| (format, parent.to_owned(), file.to_owned()))
             .ok_or_else(|| Error::new(ErrorKind::Unsupported, "no such format"));
     }
-    let by_name = |format: &&Format| match name.as_str() {
-        "sae_weights.safetensors" => format.name == "saelens",
-        "sae.safetensors" => format.name == "sparsify",
-        "params.npz" => format.name == "gemma_scope",
-        "params.safetensors" => format.name == "gemma_scope_2",
-        "ae.pt" => format.name == "dictionary_learning",
-        "final.safetensors" => format.name == "llama_scope",
-        "config.yaml" => format.name == "circuit_tracer",
-        _ => false,
-    };
-    match FORMATS.iter().find(by_name) {
+    match of_file_name(&name) {
         Some(format) => {
             let folder =
                 if format.name == "llama_scope" { parent.parent().unwrap_or(parent) } else { parent };
-            match (format.sign)(folder) {
+            match format.sign(folder) {
                 Some(sign) => Ok((format, folder.to_owned(), sign)),
                 None => Err(Error::new(
                     ErrorKind::Format,
@@ -222,9 +244,25 @@ fn of_file(file: &Path) -> Result<(&'static Format, PathBuf, PathBuf)> {
     }
 }
 
+/// The format of a file of weights, by its name.
+fn of_file_name(name: &str) -> Option<&'static Format> {
+    let format = match name {
+        "sae_weights.safetensors" => "saelens",
+        "sae.safetensors" => "sparsify",
+        "params.npz" => "gemma_scope",
+        "params.safetensors" => "gemma_scope_2",
+        "ae.pt" => "dictionary_learning",
+        "final.safetensors" => "llama_scope",
+        "config.yaml" => "circuit_tracer",
+        name if name.ends_with(qwen_scope::ENDING) => QWEN_SCOPE,
+        _ => return None,
+    };
+    FORMATS.iter().find(|known| known.name == format)
+}
+
 /// Subfolders that hold a dictionary; these are not searched further.
 fn search(folder: &Path, depth: usize, left: &mut usize, found: &mut Vec<PathBuf>) {
-    if FORMATS.iter().any(|format| (format.sign)(folder).is_some()) {
+    if FORMATS.iter().any(|format| format.sign(folder).is_some()) {
         found.push(folder.to_owned());
         return;
     }
@@ -243,10 +281,4 @@ fn search(folder: &Path, depth: usize, left: &mut usize, found: &mut Vec<PathBuf
     if depth > 0 {
         folders.iter().for_each(|folder| search(folder, depth - 1, left, found));
     }
-}
-
-/// The first file, if both are there.
-fn both(folder: &Path, one: &str, other: &str) -> Option<PathBuf> {
-    let (one, other) = (folder.join(one), folder.join(other));
-    (one.is_file() && other.is_file()).then_some(one)
 }

@@ -10,13 +10,14 @@ use crate::activation::Activation;
 use crate::place::Place;
 use crate::tensors::Axes;
 
+/// How the name of its file ends.
+pub(super) const ENDING: &str = ".sae.pt";
+
 /// The one file of a folder that holds one.
 pub(super) fn sign(folder: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?.flatten().take(10_000);
-    let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.to_string_lossy().ends_with(".sae.pt"))
-        .collect();
+    let mut files: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(ENDING)).collect();
     files.sort();
     files.into_iter().next()
 }
@@ -24,10 +25,17 @@ pub(super) fn sign(folder: &Path) -> Option<PathBuf> {
 pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let file = context.file.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let whole = std::path::absolute(&context.folder).unwrap_or_else(|_| context.folder.clone());
-    let folder = whole.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    // In the hub's cache the name is that of the repository, two folders above: models--Qwen--SAE-Res-…/snapshots/COMMIT.
+    let names = whole.components().rev().take(3).map(|part| part.as_os_str().to_string_lossy().into_owned());
+    let mut names = names.collect::<Vec<_>>().into_iter();
+    let nearest = names.next().unwrap_or_default();
+    let folder = match Declared::of(&nearest) {
+        Some(_) => nearest,
+        None => names.find(|name| Declared::of(name).is_some()).unwrap_or(nearest),
+    };
     let several = std::fs::read_dir(&context.folder)
         .map(|entries| {
-            entries.flatten().take(10_000).filter(|e| e.path().to_string_lossy().ends_with(".sae.pt")).count()
+            entries.flatten().take(10_000).filter(|e| e.path().to_string_lossy().ends_with(ENDING)).count()
         })
         .unwrap_or(0);
     // A named folder must have one; with several, the file must be named.
@@ -42,7 +50,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let decoder_bias = tensors.vector("b_dec", width, "coordinate");
     tensors.finish();
 
-    let layer = file.strip_prefix("layer").and_then(|rest| rest.strip_suffix(".sae.pt")?.parse::<u32>().ok());
+    let layer = file.strip_prefix("layer").and_then(|rest| rest.strip_suffix(ENDING)?.parse::<u32>().ok());
     let declared = Declared::of(&folder);
     if declared.is_none() {
         context.problems.add(format!(

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let file = target(args, extract)?;
     refuse_idle_flags(extract, file)?;
     let (request, features) = request(extract)?;
-    let given = extract.changes.read()?;
+    let given = extract.changes.read(&extract.model.loading.finding)?;
     let interventions = &given.interventions;
     if saved::is_store(file) || extract.generate.is_some() || extract.plan {
         let what = "features are written to a file, of prompts as they are: -o activations.safetensors, no --generate, no --plan";

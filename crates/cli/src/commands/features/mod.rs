@@ -31,7 +31,7 @@ const SAVED_EVERY: Duration = Duration::from_secs(30);
 pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
     let target = target(args)?;
     let specifiers = Specifier::parse_lists(&features.positions)?;
-    let opened = features.dictionaries.open()?;
+    let opened = features.dictionaries.open(&features.model.loading.finding)?;
     if opened.is_empty() {
         return Err(Failure::usage("no dictionary is given").hint("name one: --dict NAME=PATH"));
     }
