@@ -53,7 +53,7 @@ _WORDS: list[tuple[str, str]] = [
     (r"give each a name of its own: --dict NAME=PATH", "give each folder a name of its own"),
     (r"name one with --dict NAME=PATH", "open one with Dictionary"),
     (r"--place IN,OUT", 'place="IN,OUT"'),
-    (r"as in --place (\w+)", r'as in place="\1"'),
+    (r"as in --place ([\w,]+)", r'as in place="\1"'),
     (r"--place", "place"),
     (r"--norm-factor", "norm_factor"),
 ]

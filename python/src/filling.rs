@@ -179,6 +179,7 @@ impl Checked {
             fields: &self.fields,
             context: self.settings.context(model),
             interventions: &self.interventions,
+            features: None,
             generated: None,
             chat: self.chat.as_ref(),
             batch_tokens: self.settings.batch_tokens,

@@ -2,7 +2,7 @@
 
 use easyroutine::Stop;
 use easyroutine::edit::Tensor as Values;
-use easyroutine::gradients::{self, Output, Seed};
+use easyroutine::gradients::{self, Output, Rule, Seed};
 use easyroutine::patching::Metric;
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
@@ -65,8 +65,14 @@ pub(crate) fn run<'py>(
     let rule = rule(&settings.rule)?;
     let views = views(rows, settings.first_row);
     let context = Context { special: model.special(), pivots: &settings.pivots, seed: settings.seed };
-    let interventions = edits::read_activations(&settings.interventions, "gradients have no way through it")?;
-    let mut edits = edits::checked(py, &interventions, &model.model, &views, context)?;
+    let changes = edits::read(&settings.interventions, model.model.arch())?;
+    let mut edits = changes.checked(py, &model.model, &views, context)?;
+    if rule != Rule::Gradient && !edits.1.is_empty() {
+        return Err(Failure::input(
+            "RelP says nothing of features that are changed; plain gradients pass through them",
+        )
+        .into());
+    }
     let output = match seeds.is_empty() {
         true => Output::Metric { metrics: &metrics, target: target.as_deref() },
         false => Output::Vectors(&seeds),

@@ -49,7 +49,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use logits::log_sum_exp;
 pub use model::{ExactTap, ExactValue, FinalNorm, Frozen, KvCache, LogitRules, Model, Unembedding, Visitor};
 pub use stop::Stop;
-pub use tap::{Tap, Value, Want};
+pub use tap::{Reversible, Tap, Value, Want};
 
 /// Makes the README's example compile.
 #[cfg(doctest)]

@@ -6,7 +6,7 @@ use easyroutine_kernels::{Rows, RowsMut};
 use easyroutine_sites::Point;
 
 use crate::batch::Batch;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Receives activations while the model runs, and may change them.
 ///
@@ -31,14 +31,23 @@ pub trait Tap {
     fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()>;
 }
 
-/// A tap whose changes have a derivative.
-pub(crate) trait Reversible: Tap {
-    /// Turns the gradient of the values that this tap left at a point into that of the values it found. `before` holds
-    /// the values it found, for pairwise values: every row's square, back to back.
+/// A tap whose changes have a derivative, so that a backward pass goes through them.
+pub trait Reversible: Tap {
+    /// Called when a pass begins: forgets the state of an earlier one.
+    fn begin(&mut self) {}
+
+    /// Whether a value that this tap reads at a point goes into a value that it writes elsewhere, so that a gradient
+    /// comes from there even if nothing else reads the value.
+    fn leads_on(&self, _point: Point) -> bool {
+        false
+    }
+
+    /// Turns the gradient of the values that this tap left at a point into that of the values it found, points from the
+    /// last to the first. `before` holds the values it found, for pairwise values: every row's square, back to back.
     ///
     /// # Errors
     /// If the change has no derivative.
-    fn back(&self, point: Point, before: Option<&[f32]>, gradient: &mut Value<'_>) -> Result<()>;
+    fn back(&mut self, point: Point, before: Option<&[f32]>, gradient: &mut Value<'_>) -> Result<()>;
 }
 
 /// What a tap does at a point.
@@ -353,8 +362,35 @@ impl<T: Tap + ?Sized> Tap for Box<T> {
     }
 }
 
+/// Two of them in their order.
+impl<A: Reversible, B: Reversible> Reversible for (A, B) {
+    fn begin(&mut self) {
+        self.0.begin();
+        self.1.begin();
+    }
+
+    fn leads_on(&self, point: Point) -> bool {
+        self.0.leads_on(point) || self.1.leads_on(point)
+    }
+
+    fn back(&mut self, point: Point, before: Option<&[f32]>, gradient: &mut Value<'_>) -> Result<()> {
+        let [first, second] = [self.0.wants(point), self.1.wants(point)].map(|want| want > Want::Nothing);
+        if first && second && before.is_some() {
+            let what = format!("two kinds of changes of `{point}` have no derivative together");
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+        if second {
+            self.1.back(point, before, gradient)?;
+        }
+        if first {
+            self.0.back(point, before, gradient)?;
+        }
+        Ok(())
+    }
+}
+
 impl Reversible for () {
-    fn back(&self, _: Point, _: Option<&[f32]>, _: &mut Value<'_>) -> Result<()> {
+    fn back(&mut self, _: Point, _: Option<&[f32]>, _: &mut Value<'_>) -> Result<()> {
         Ok(())
     }
 }

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod activation;
+mod attribution;
 mod certificate;
 mod change;
 mod dictionary;
@@ -27,14 +28,17 @@ mod place;
 mod problems;
 mod reference;
 mod settings;
+mod slope;
 mod state;
 mod statistics;
 mod tap;
+mod tap_back;
 mod tensors;
 mod watch;
 mod yaml;
 
 pub use activation::Activation;
+pub use attribution::{FeatureScore, FeatureScores, attribute};
 pub use certificate::{Certificate, LayerCertificate};
 pub use change::{FeatureChange, FeatureOperation};
 pub use dictionary::{Dictionary, Fit, Options};

@@ -76,4 +76,38 @@ impl Norm {
         }
         Ok(Undo { scale: undo, shift })
     }
+
+    /// The gradient by x of what has the gradient `g` by the normalised vector, and `by_scale` and `by_shift` by the numbers
+    /// that undo it.
+    ///
+    /// # Shapes
+    /// x, g: `[D]`; result: `[D]`.
+    pub(crate) fn back(&self, x: &[f32], g: &[f64], by_scale: f64, by_shift: f64) -> Vec<f64> {
+        let d = x.len() as f64;
+        match self {
+            Norm::None => g.to_vec(),
+            Norm::Scale { factor, .. } => g.iter().map(|g| g * factor).collect(),
+            Norm::ConstantNorm => {
+                let norm = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+                let along = x.iter().zip(g).map(|(x, g)| f64::from(*x) * g).sum::<f64>();
+                let one = |(x, g): (&f32, &f64)| {
+                    let x = f64::from(*x);
+                    d.sqrt() / norm * (g - x * along / norm.powi(2)) + by_scale * x / (norm * d.sqrt())
+                };
+                x.iter().zip(g).map(one).collect()
+            }
+            Norm::LayerNorm => {
+                let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / d;
+                let centred = || x.iter().map(|x| f64::from(*x) - mean);
+                let deviation = (centred().map(|c| c * c).sum::<f64>() / (d - 1.0)).sqrt();
+                let scale = deviation + EPS;
+                let along = centred().zip(g).map(|(c, g)| c * g).sum::<f64>();
+                let of_mean = g.iter().sum::<f64>() / d;
+                // ∂σ/∂x = (x − μ)/((D − 1)σ)
+                let by_deviation = (by_scale - along / scale.powi(2)) / ((d - 1.0) * deviation);
+                let one = |(c, g): (f64, &f64)| (g - of_mean) / scale + c * by_deviation + by_shift / d;
+                centred().zip(g).map(one).collect()
+            }
+        }
+    }
 }

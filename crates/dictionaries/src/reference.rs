@@ -32,6 +32,8 @@ impl Dictionary {
                 ErrorKind::NotFound | ErrorKind::Offline if part.path().is_empty() => error.at(format_args!(
                     "there is no file or folder `{reference}` here, so it was taken for a repository on the hub"
                 )),
+                // It names the place itself.
+                ErrorKind::Offline => error,
                 _ => error.at(&part),
             }),
         }

@@ -15,20 +15,22 @@ use crate::named::Dictionaries;
 /// Changes to features, checked against a model and its rows, as a tap.
 #[derive(Debug)]
 pub struct FeatureEdits<'d> {
-    dictionaries: &'d Dictionaries,
-    cpu: Cpu,
-    rules: Vec<Rule>,
+    pub(crate) dictionaries: &'d Dictionaries,
+    pub(crate) cpu: Cpu,
+    pub(crate) rules: Vec<Rule>,
     /// For each dictionary in use, what its layers encoded in this run.
-    held: BTreeMap<(usize, usize), Held>,
+    pub(crate) held: BTreeMap<(usize, usize), Held>,
+    /// In a backward pass, the gradient of the vectors that a layer reads, `[T, D_in]` for its tokens.
+    pub(crate) by_read: BTreeMap<(usize, usize), Vec<f64>>,
 }
 
 /// One change to one dictionary.
 #[derive(Debug)]
-struct Rule {
-    dictionary: usize,
-    layers: Vec<usize>,
-    feature: Option<usize>,
-    operation: FeatureOperation,
+pub(crate) struct Rule {
+    pub(crate) dictionary: usize,
+    pub(crate) layers: Vec<usize>,
+    pub(crate) feature: Option<usize>,
+    pub(crate) operation: FeatureOperation,
     /// Per row.
     places: Vec<Places>,
 }
@@ -42,13 +44,13 @@ struct Places {
 
 /// The features encoded by one layer.
 #[derive(Debug)]
-struct Held {
+pub(crate) struct Held {
     /// Row and position of each token.
-    tokens: Vec<(usize, usize)>,
+    pub(crate) tokens: Vec<(usize, usize)>,
     /// `[T, D_in]`
-    x: Vec<f32>,
-    before: Features,
-    after: Features,
+    pub(crate) x: Vec<f32>,
+    pub(crate) before: Features,
+    pub(crate) after: Features,
 }
 
 impl<'d> FeatureEdits<'d> {
@@ -68,7 +70,13 @@ impl<'d> FeatureEdits<'d> {
             let rule = rule(change, dictionaries, rows, context);
             rules.push(rule.map_err(|e| e.at(format_args!("change of `{}`", change.key)))?);
         }
-        Ok(FeatureEdits { dictionaries, cpu: cpu.clone(), rules, held: BTreeMap::new() })
+        Ok(FeatureEdits {
+            dictionaries,
+            cpu: cpu.clone(),
+            rules,
+            held: BTreeMap::new(),
+            by_read: BTreeMap::new(),
+        })
     }
 
     /// Whether nothing changes.
@@ -77,7 +85,7 @@ impl<'d> FeatureEdits<'d> {
     }
 
     /// Whether a layer must be encoded: a rule changes it, or splices a layer that it writes to.
-    fn encodes(&self, dictionary: usize, layer: usize) -> bool {
+    pub(crate) fn encodes(&self, dictionary: usize, layer: usize) -> bool {
         let within = &self.dictionaries.all()[dictionary].dictionary;
         self.rules.iter().filter(|rule| rule.dictionary == dictionary).any(|rule| {
             rule.layers.contains(&layer)
@@ -87,7 +95,7 @@ impl<'d> FeatureEdits<'d> {
     }
 
     /// Whether anything may change where a layer writes.
-    fn writes(&self, dictionary: usize, target: usize) -> bool {
+    pub(crate) fn writes(&self, dictionary: usize, target: usize) -> bool {
         let within = &self.dictionaries.all()[dictionary].dictionary;
         let mut rules = self.rules.iter().filter(|rule| rule.dictionary == dictionary);
         rules.any(|rule| rule.layers.iter().any(|layer| within.sources(target).contains(layer)))
@@ -231,7 +239,7 @@ fn rule(
 }
 
 impl Rule {
-    fn names(&self, row: usize, position: usize) -> bool {
+    pub(crate) fn names(&self, row: usize, position: usize) -> bool {
         self.places.get(row).is_some_and(|places| {
             places.named.contains(&position) || places.open.is_some_and(|open| position >= open)
         })

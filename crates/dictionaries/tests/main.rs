@@ -6,6 +6,7 @@ mod common;
 mod directions;
 mod edits;
 mod golden;
+mod gradients;
 #[cfg(feature = "hub")]
 mod hub;
 mod laws;

@@ -171,6 +171,24 @@ class Dictionary:
         """Adds ``strength`` times the feature's decoder row, as :meth:`direction` gives it."""
         return self._change("steer", feature, strength, token_positions, layer)
 
+    def patch(
+        self, found: Features, feature: int, *, row: int = 0, positions: Sequence[int] | None = None, layer: int | None = None
+    ) -> list[FeatureIntervention]:
+        """Gives a feature the values that it has in another prompt, position by position: ``found`` is what :meth:`features`
+        keeps of row ``row`` of that prompt at all positions, and where it has no entry the feature becomes 0.
+
+        One intervention a position; ``positions`` names some of those of the other prompt.
+        """
+        _, length, _ = found.shape
+        every = list(range(length)) if positions is None else [whole(one, "a position") for one in positions]
+        outside = [position for position in every if not 0 <= position < length]
+        if outside:
+            raise InputError(f"position {outside[0]} is outside the row that was kept, which has {length} tokens")
+        values = {position: dict(found.of_token(row, position)).get(feature, 0.0) for position in every}
+        return [
+            self.clamp(feature, value, token_positions=[position], layer=layer) for position, value in values.items()
+        ]
+
     def splice(
         self, *, keep_error: bool = False, token_positions: Any = ("all",), layer: int | None = None
     ) -> FeatureIntervention:

@@ -1,5 +1,6 @@
 //! Fills a run in a store, unit by unit, from an extraction: shared by every face that saves data sets.
 
+mod features;
 mod fields;
 mod unit;
 
@@ -21,6 +22,7 @@ use serde_json::{Map, Value, json};
 
 use crate::record;
 use crate::reports::dtype_name;
+pub use features::Features;
 pub use fields::{Field, summary};
 pub use unit::finish_values;
 
@@ -48,6 +50,8 @@ pub struct Filling<'a> {
     pub context: Context<'a>,
     /// Interventions, already checked against all rows.
     pub interventions: &'a [Intervention],
+    /// Features that are kept beside the activations, and changes of features.
+    pub features: Option<Features<'a>>,
     /// How the model continued the examples, if it did.
     pub generated: Option<Generated>,
     /// How conversations were made of the prompts, if they were.
@@ -260,6 +264,10 @@ impl<'a> Filling<'a> {
             config.insert("generate".to_owned(), json!(tokens));
             config.insert("ignore_end".to_owned(), json!(ignores_end));
         }
+        if let Some(features) = self.features {
+            let said = features.described()?.into_iter();
+            config.extend(said.map(|(key, value)| (key.to_owned(), value)));
+        }
         if self.context.seed != 0 {
             config.insert("seed".to_owned(), json!(self.context.seed));
         }
@@ -305,6 +313,9 @@ impl<'a> Filling<'a> {
         ];
         let mut spec: Map<String, Value> =
             entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        if let Some(features) = self.features {
+            spec.extend(features.identity()?.into_iter().map(|(key, value)| (key.to_owned(), value)));
+        }
         let rows = self.examples.iter().flat_map(|row| [&[row.ids.len() as u32], &row.ids[..]].concat());
         let ids: Vec<u8> = rows.flat_map(u32::to_le_bytes).collect();
         let selected = &whole.tokens().columns.rows;
@@ -346,11 +357,13 @@ impl<'a> Filling<'a> {
                 });
             };
             let range = open.examples(*unit);
-            let Some(cache) = unit::run(self, range.clone(), &tell)? else { return Ok(End::Stopped) };
+            let Some(done) = unit::run(self, range.clone(), &tell)? else { return Ok(End::Stopped) };
+            let unit::Done { cache, features } = done;
             if let Some(tell) = on_nan.take_if(|_| cache.has_nan()) {
                 tell();
             }
             let mut contents = unit::contents(&cache, open.is_rectangular);
+            contents.tensors.extend(features.iter().flat_map(features::Unit::tensors));
             contents.values.extend(fields::of_rows(self.fields, range.clone()));
             open.run.put(*unit, &contents)?;
             so_far.rows += range.len();

@@ -1,28 +1,60 @@
 //! The rows of a unit, in the store's form.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use easyroutine::Error;
 use easyroutine::cache::{ActivationCache, Kept, Key, Numbers};
+use easyroutine::edit::Edits;
 use easyroutine::extract::{Collect, End, Options, Progress};
+use easyroutine::positions::{Context, Row};
+use easyroutine::{Batch, Error, Tap};
+use easyroutine_dictionaries::FeatureEdits;
 use easyroutine_store::{Contents, Dtype, Kind, Tensor};
 use serde_json::{Map, Value as Json};
 
-use super::{Filling, edits_of_batches};
+use super::Filling;
+use super::features::{self, Kept as KeptFeatures};
 use crate::tensors::{self, Flat};
+
+/// What was kept of some examples.
+pub(super) struct Done {
+    pub(super) cache: ActivationCache,
+    pub(super) features: Option<features::Unit>,
+}
 
 /// Runs a range of examples; `None` if it was stopped.
 pub(super) fn run(
     filling: &Filling<'_>,
     examples: Range<usize>,
     tell: &dyn Fn(Progress),
-) -> Result<Option<ActivationCache>, Error> {
-    let mut edits = edits_of_batches(filling.interventions, filling.model.arch(), filling.context);
+) -> Result<Option<Done>, Error> {
+    let (model, context, positions) = (filling.model, filling.context, &filling.request.positions);
+    let of_unit = &filling.examples[examples.clone()];
+    // Which context a row has: its own pivots, where the example has some.
+    let pivots: BTreeMap<usize, &[i64]> =
+        of_unit.iter().filter_map(|one| Some((one.number, one.pivots.as_deref()?))).collect();
+    let of_row = |row: &Row<'_>| Context {
+        pivots: pivots.get(&row.number).copied().unwrap_or(context.pivots),
+        ..context
+    };
+    let kept = KeptFeatures::default();
+    let mut before = |_: &Batch, rows: &[Row<'_>]| -> Result<Box<dyn Tap + '_>, Error> {
+        let edits = Edits::new(filling.interventions, model.arch(), rows, context)?;
+        let Some(features) = filling.features else { return Ok(Box::new(edits)) };
+        let (dictionaries, cpu) = (features.dictionaries, model.cpu());
+        let changes = FeatureEdits::new(features.changes, dictionaries, cpu, rows, context)?;
+        let capture = features.tap(cpu, rows, positions, &of_row, &kept)?;
+        Ok(Box::new(((edits, changes), capture)))
+    };
     let mut collect = Collect::default();
     let options = Options { progress: Some(tell), ..Options::default() };
-    match filling.extraction(examples, options)?.run_after(&mut edits, &mut collect)? {
-        End::Finished => Ok(Some(collect.finish()?.1)),
+    match filling.extraction(examples.clone(), options)?.run_after(&mut before, &mut collect)? {
         End::Stopped => Ok(None),
+        End::Finished => {
+            let gather = |features| features::Unit::new(&features, &kept, filling.examples, examples);
+            let features = filling.features.map(gather).transpose()?;
+            Ok(Some(Done { cache: collect.finish()?.1, features }))
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{Measure, ModelFlag, PromptOrPairs, RuleArg};
+use super::{DictFlags, Measure, ModelFlag, PromptOrPairs, RuleArg};
 
 /// `attribute`
 #[derive(Debug, ClapArgs)]
@@ -20,8 +20,11 @@ pub(crate) struct Attribute {
     /// the base's embeddings to those of PROMPT.
     #[arg(long, value_enum, default_value_t = MethodArg::Patching, value_name = "METHOD")]
     pub(crate) method: MethodArg,
-    /// For `patching`: the activations, by default `z_L*` (heads): `resid_in_*,mlp_hidden_*,pattern_L0:4H*`. May
-    /// repeat.
+    #[command(flatten)]
+    pub(crate) dictionaries: DictFlags,
+    /// For `patching`: the activations, by default `z_L*` (heads): `resid_in_*,mlp_hidden_*,pattern_L0:4H*`. Or the
+    /// features of a dictionary, `features_NAME`: without a base, what each contributes; with one, what replacing it by
+    /// the base's value would do. May repeat.
     #[arg(short, long, value_name = "KEYS")]
     pub(crate) activations: Vec<String>,
     /// For `patching`: positions to score. May repeat.

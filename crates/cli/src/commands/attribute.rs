@@ -19,6 +19,7 @@ use easyroutine::tokens::Tokenizer;
 use easyroutine_app::reports;
 use serde_json::{Value, json};
 
+use super::attribute_features;
 use super::grad::{metric, refuse_unread, target, tensor_file};
 use crate::args::{Args, Attribute, MethodArg, PointsArg, RuleArg, SmoothArg};
 use crate::failure::Failure;
@@ -41,6 +42,14 @@ struct Opened<'a> {
 }
 
 pub(crate) fn run(args: &Args, attribute: &Attribute) -> Result<(), Failure> {
+    if attribute_features::is_asked(attribute)? {
+        refuse_unread(&attribute.measure)?;
+        if attribute.method != MethodArg::Patching {
+            return Err(Failure::usage("--method integrated: features are scored by their gradients")
+                .hint("leave --method out"));
+        }
+        return attribute_features::run(args, attribute);
+    }
     if let Some(pairs) = &attribute.prompt.pairs {
         refuse_unread(&attribute.measure)?;
         refuse_other_method(attribute)?;

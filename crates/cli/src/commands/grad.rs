@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use easyroutine::Error;
 use easyroutine::cache::{ActivationCache, Numbers};
 use easyroutine::edit::{Reference, Tensor};
-use easyroutine::gradients::{Gradients, Output, gradients};
+use easyroutine::gradients::{Gradients, Output, Rule, gradients};
 use easyroutine::patching::Metric;
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
@@ -29,7 +29,11 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let file = tensor_file(args)?;
     let targets = if file.is_none() { output::targets(args, PLAIN)? } else { Vec::new() };
     let interventions = grad.changes.read(&grad.model.loading.finding)?;
-    interventions.refuse_features("gradients do not pass through features yet: leave --dict out")?;
+    let rule = grad.rule.rule();
+    if rule != Rule::Gradient && !interventions.features.is_empty() {
+        return Err(Failure::usage("--rule relp: it says nothing of features that are changed")
+            .hint("plain gradients pass through them: leave --rule out"));
+    }
     let request = Request::parse(&grad.activations.join(","), &grad.positions.join(","))?;
     refuse_unread(&grad.measure)?;
     let session = session::load(&grad.model.model, &grad.model.loading)?;
@@ -39,9 +43,8 @@ pub(crate) fn run(args: &Args, grad: &Grad) -> Result<(), Failure> {
     let metric = metric(&grad.measure, &session, &tokenizer, &prompt)?;
     let target = target(&grad.measure)?;
     let seed = grad.changes.seed;
-    let (mut edits, _) = changes::of_prompt(&interventions, &session, &prompt, &tokenizer, seed)?;
+    let mut edits = changes::of_prompt(&interventions, &session, &prompt, &tokenizer, seed)?;
     let context = Context { special: tokenizer.special_ids(), seed, ..Context::default() };
-    let rule = grad.rule.rule();
     let output = Output::Metric { metrics: &[metric], target: target.as_deref() };
     let found = gradients(
         &session.model,

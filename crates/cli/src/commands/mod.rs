@@ -2,6 +2,7 @@
 
 pub(crate) mod attn;
 pub(crate) mod attribute;
+mod attribute_features;
 mod attribute_pairs;
 pub(crate) mod check;
 pub(crate) mod compare;

@@ -8,7 +8,7 @@ use easyroutine::extract::Example;
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
 use easyroutine::{Error, ErrorKind, Stop};
-use easyroutine_app::filling::{Annotations, Field, Filled, Filling, Generated, Place};
+use easyroutine_app::filling::{Annotations, Features, Field, Filled, Filling, Generated, Place};
 use easyroutine_store::{ActivationSaver, Joining};
 use serde_json::{Map, Value, json};
 
@@ -28,6 +28,8 @@ pub(super) struct Job<'a> {
     pub(super) context: Context<'a>,
     /// Interventions, already checked against all rows.
     pub(super) interventions: &'a [Intervention],
+    /// Features that are kept, and changes of features.
+    pub(super) features: Option<Features<'a>>,
     pub(super) extract: &'a Extract,
     /// The number of each row in its file, if some were skipped.
     pub(super) of_file: Option<&'a [usize]>,
@@ -63,6 +65,7 @@ impl Job<'_> {
             fields,
             context: self.context,
             interventions: self.interventions,
+            features: self.features,
             generated: self.extract.generate.map(|tokens| Generated { tokens: tokens.into(), ignores_end }),
             chat: self.chat,
             batch_tokens: self.extract.batch_tokens as usize,

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::tap::{Reversible, Value};
 
 impl Reversible for Edits {
-    fn back(&self, point: Point, before: Option<&[f32]>, gradient: &mut Value<'_>) -> Result<()> {
+    fn back(&mut self, point: Point, before: Option<&[f32]>, gradient: &mut Value<'_>) -> Result<()> {
         let changes = self.at.get(&point).map_or(&[][..], Vec::as_slice);
         for (number, change) in changes.iter().enumerate().rev() {
             match &change.target {

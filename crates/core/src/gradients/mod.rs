@@ -10,7 +10,6 @@ use easyroutine_sites::{Point, Site};
 use crate::arch::Arch;
 use crate::batch::Batch;
 use crate::cache::{ActivationCache, Axis, Examples, Key, PatternAverage, RunningMean};
-use crate::edit::Edits;
 use crate::error::{Error, ErrorKind, Result};
 pub use crate::model::Rule;
 use crate::model::{Model, Reverse, Start};
@@ -18,6 +17,7 @@ use crate::patching::Metric;
 use crate::positions::{Context, Row};
 use crate::request::Request;
 use crate::stop::Stop;
+use crate::tap::Reversible;
 use objective::Measured;
 pub use seed::Seed;
 use seed::Seeds;
@@ -66,7 +66,7 @@ pub fn gradients(
     request: &Request,
     output: Output<'_>,
     rule: Rule,
-    edits: &mut Edits,
+    edits: &mut dyn Reversible,
     context: Context<'_>,
     stop: Stop<'_>,
 ) -> Result<Gradients> {

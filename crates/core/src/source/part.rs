@@ -153,12 +153,11 @@ impl HubPart {
         };
         let cause = super::why_offline(options, environment);
         let place = environment.hub_cache.display();
-        let part = if self.path.is_empty() { String::new() } else { format!(" --include '{}/*'", self.path) };
         Error::new(
             ErrorKind::Offline,
             format!("{what} at `{revision}` is not whole in the cache {place}, and {cause}"),
         )
-        .hint(format!("go online once, or run `hf download {id}{part}` where there is a network"))
+        .hint(format!("go online once, or run `hf download {id}` where there is a network"))
     }
 }
 

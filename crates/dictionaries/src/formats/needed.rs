@@ -34,7 +34,13 @@ pub(crate) fn needed(names: &BTreeSet<String>, path: &str, snapshot: &Path) -> R
             [one] => files.push(one.clone()),
             several => return Err(several_at(path, several)),
         },
-        // Weights first: what has its configuration is whole.
+        // What may be missing comes first: a folder that has all of the signs is whole.
+        "saelens" => files.splice(0..0, names.get(&below("sparsity.safetensors")).cloned()).for_each(drop),
+        "sparsify" => {
+            // The run's own configuration says the model.
+            let config = (!folder.is_empty()).then(|| join(parent(&folder), "config.json"));
+            files.splice(0..0, config.filter(|config| names.contains(config))).for_each(drop);
+        }
         "gemma_scope_2_clt" => files.splice(0..0, beside("params_layer_", ".safetensors")).for_each(drop),
         "circuit_tracer" => {
             let weights: Vec<String> =
@@ -229,6 +235,7 @@ mod tests {
             "a/cfg.json",
             "a/sae_weights.safetensors",
             "a/optimizer.pt",
+            "a/sparsity.safetensors",
             "b/hyperparams.json",
             "b/checkpoints/final.safetensors",
             "b/checkpoints/early.safetensors",
@@ -239,7 +246,8 @@ mod tests {
             "qwen/layer1.sae.pt",
         ]);
         let found = |path: &str| needed(&all, path, Path::new("/nowhere"));
-        assert_eq!(found("a").unwrap(), ["a/cfg.json", "a/sae_weights.safetensors"]);
+        let saelens = ["a/sparsity.safetensors", "a/cfg.json", "a/sae_weights.safetensors"];
+        assert_eq!(found("a").unwrap(), saelens);
         assert_eq!(found("a/sae_weights.safetensors").unwrap(), found("a").unwrap());
         assert_eq!(found("a/cfg.json").unwrap(), found("a").unwrap());
         let llama = ["b/hyperparams.json", "b/checkpoints/final.safetensors"];

@@ -19,6 +19,7 @@ use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Error, ErrorKind, Stop, Tap};
+use easyroutine_app::filling::Features;
 use easyroutine_dictionaries::FeatureEdits;
 use serde_json::Value;
 
@@ -34,9 +35,12 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let (request, features) = request(extract)?;
     let given = extract.changes.read(&extract.model.loading.finding)?;
     let interventions = &given.interventions;
-    if saved::is_store(file) || extract.generate.is_some() || extract.plan {
-        let what = "features are written to a file, of prompts as they are: -o activations.safetensors, no --generate, no --plan";
-        given.refuse_features(what)?;
+    if extract.plan {
+        given.refuse_features("--plan does not foresee how many features are active: leave --dict out")?;
+    }
+    if extract.generate.is_some() && !given.features.is_empty() {
+        let what = "--generate: its tokens are generated without changes of features";
+        return Err(Failure::usage(what).hint("run --generate continues a prompt under such changes"));
     }
     features::check(&features, &given, extract)?;
     let texts = rows::read(extract)?;
@@ -65,6 +69,13 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
     let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
     let edits = changes::checked(&given, &session, &rows, context)?;
     let kept = features::Wanted::new(&features, &given, &session, &request, &examples, context)?;
+    let dictionaries = given.dictionaries.fitted(&session)?;
+    let of_store = (!dictionaries.is_empty()).then(|| Features {
+        dictionaries,
+        keys: &features,
+        changes: &given.features,
+        record: given.dictionaries.record(),
+    });
     let in_store = saved::is_store(file).then(|| saved::Job {
         session: &session,
         request: &request,
@@ -72,6 +83,7 @@ pub(crate) fn run(args: &Args, extract: &Extract) -> Result<(), Failure> {
         fields: &fields,
         context,
         interventions,
+        features: of_store,
         extract,
         chat: chat.as_ref(),
         of_file: of_file.as_deref(),

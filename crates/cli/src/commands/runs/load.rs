@@ -18,6 +18,10 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Fa
     if let (Some((name, values)), false) = (field, run.names().any(|tensor| tensor == key)) {
         return values_of(&targets, &run, name, values, asked.rows.as_deref());
     }
+    let has = |name: &str| run.names().any(|tensor| tensor == name);
+    if !has(key) && has(&format!("{key}.indices")) && has(&format!("{key}.values")) {
+        return features(&targets, &run, key, asked.rows.as_deref());
+    }
     let (first, loaded) = match &asked.rows {
         Some(rows) => {
             let rows = range(rows)?;
@@ -54,6 +58,46 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Fa
     });
     for target in &targets {
         output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Features, sparse: a row of the table for each that is not zero.
+fn features(
+    targets: &[output::Destination],
+    run: &Run,
+    key: &str,
+    rows: Option<&str>,
+) -> Result<(), Failure> {
+    let (indices, values) = (format!("{key}.indices"), format!("{key}.values"));
+    let (first, indices, values) = match rows.map(range).transpose()? {
+        Some(rows) => (rows.start, run.read_rows(&indices, rows.clone())?, run.read_rows(&values, rows)?),
+        None => (0, run.read(&indices)?, run.read(&values)?),
+    };
+    let (places, found) = (numbers(&indices), numbers(&values));
+    indices.check_unchanged()?;
+    values.check_unchanged()?;
+    let mut table = Vec::new();
+    let mut list = Vec::new();
+    for (row, ends) in values.offsets.windows(2).enumerate() {
+        let entries = ends[0].max(0) as usize..ends[1].max(0) as usize;
+        let places = places.chunks(2).zip(&found).take(entries.end).skip(entries.start);
+        for (place, value) in places {
+            let [position, feature] = place else { continue };
+            let row = first + row;
+            table.push(vec![row.to_string(), position.to_string(), feature.to_string(), value.to_string()]);
+            list.push(json!({"row": row, "position": position, "feature": feature, "value": value}));
+        }
+    }
+    let json = json!({
+        "schema": "easyroutine.run_features/1",
+        "path": run.path(),
+        "key": key,
+        "features": list,
+    });
+    for target in targets {
+        let header = ["row", "position", "feature", "value"];
+        output::write(target, output::render(target.format, &header, &table, &json)?.as_bytes())?;
     }
     Ok(())
 }

@@ -203,7 +203,7 @@ impl Walk<'_> {
         for member in 0..group {
             let Some(mut g) = self.of_member(at, member, width) else { return Ok(()) };
             let mut value = Value::of_tokens(g.rows_mut(), self.run.batch);
-            self.edits.borrow().back(point, None, &mut value)?;
+            self.edits.borrow_mut().back(point, None, &mut value)?;
             let mut of_heads =
                 self.gradients.sum(Reg::HeadKv, g.rows().n_rows(), heads.queries() + heads.mixed());
             for token in 0..g.rows().n_rows() {

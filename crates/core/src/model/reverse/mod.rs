@@ -117,6 +117,7 @@ impl Model {
             )
             .hint("plain gradients go through them"));
         }
+        reverse.edits.begin();
         self.weights.unembedding.files.during(|| {
             self.with_buffers(|registers| {
                 let chosen = RefCell::new(Chosen::default());

@@ -404,9 +404,12 @@ impl Walk<'_> {
                         receiver.at(point, &mut value)?;
                     }
                 }
+                if is_edited && self.edits.borrow().leads_on(point) {
+                    self.gradients.sum(*reg, batch.n_tokens(), width);
+                }
                 if is_edited && let Some(rows) = self.gradients.get_mut(*reg) {
                     let mut value = Value::of_tokens(rows.columns(columns.clone()), batch);
-                    self.edits.borrow().back(point, None, &mut value)?;
+                    self.edits.borrow_mut().back(point, None, &mut value)?;
                 }
             }
             Values::SharedKeys { width } => {
@@ -447,7 +450,7 @@ impl Walk<'_> {
                     receiver.at(point, &mut value)?;
                 }
                 if is_edited {
-                    self.edits.borrow().back(point, Some(before), &mut value)?;
+                    self.edits.borrow_mut().back(point, Some(before), &mut value)?;
                 }
                 drop(value);
                 self.square = Some(square);

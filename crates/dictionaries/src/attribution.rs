@@ -1,0 +1,271 @@
+//! Which features carried a number that the logits give: estimates from one gradient, and runs that check them.
+
+use std::collections::BTreeMap;
+
+use easyroutine::cache::ActivationCache;
+use easyroutine::gradients::{Output, Rule, gradients};
+use easyroutine::patching::Metric;
+use easyroutine::positions::{Context, Row, Specifier, select};
+use easyroutine::request::Request;
+use easyroutine::sites::{Point, Site};
+use easyroutine::{Batch, Error, Model, Result, Stop, Tap, Value, Want};
+use easyroutine_kernels::Rows;
+
+use crate::change::{FeatureChange, FeatureOperation};
+use crate::features::Features;
+use crate::named::Dictionaries;
+use crate::tap::FeatureEdits;
+
+/// What one feature does to a metric at one token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeatureScore {
+    /// `features_NAME`, of a set with a layer.
+    pub key: String,
+    /// The position in the prompt.
+    pub position: usize,
+    /// The feature.
+    pub feature: u32,
+    /// What it is in the prompt.
+    pub value: f32,
+    /// What it is in the base; 0 without one.
+    pub base: f32,
+    /// The estimate.
+    pub score: f64,
+    /// The effect of a run, where it was made.
+    pub exact: Option<f64>,
+}
+
+/// Scores of the features of a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeatureScores {
+    /// The largest first.
+    pub scores: Vec<FeatureScore>,
+    /// The metric of the prompt.
+    pub value: f64,
+    /// The metric of the base.
+    pub base: Option<f64>,
+    logits: Vec<f32>,
+}
+
+/// Scores every feature of some keys that is active at some positions.
+///
+/// Without a base the score is f·∂metric/∂f, which estimates the metric less what it is with the feature ablated. With one it
+/// is (f of the base − f)·∂metric/∂f, which estimates what putting the base's value in the place of the prompt's does to the
+/// metric (attribution patching); the features of both prompts count. ∂metric/∂f is what the feature writes times the gradient
+/// there, in every layer that it writes to; what undoes a norm is held.
+///
+/// # Errors
+/// A base of another length; a metric that is not read off the last token's logits or has no gradient; no such features; those
+/// of [`gradients`].
+#[expect(clippy::too_many_arguments, reason = "each is asked for in another place")]
+pub fn attribute(
+    model: &Model,
+    dictionaries: &Dictionaries,
+    keys: &[String],
+    row: &Row<'_>,
+    base: Option<&Row<'_>>,
+    positions: &[Specifier],
+    metric: Metric,
+    context: Context<'_>,
+    stop: Stop<'_>,
+) -> Result<FeatureScores> {
+    check_metric(metric)?;
+    if let Some(base) = base.filter(|base| base.ids.len() != row.ids.len()) {
+        let what = format!("the base has {} tokens and the prompt {}", base.ids.len(), row.ids.len());
+        return Err(Error::input(what)
+            .hint("each position is put in the place of the same position: give prompts of one length"));
+    }
+    let positions = select(positions, row.prompt(), context)?.indices;
+    let wanted = wanted(dictionaries, keys)?;
+    let mut points: Vec<Point> = Vec::new();
+    let mut written: Vec<Point> = Vec::new();
+    for (dictionary, layer) in &wanted {
+        let named = &dictionaries.all()[*dictionary];
+        points.push(named.fits[*layer].reads);
+        for target in targets(dictionaries, *dictionary, *layer) {
+            points.push(named.fits[target].reads);
+            written.push(named.fits[target].writes);
+        }
+    }
+    let run = |row: &Row<'_>| keep(model, &points, row, context);
+    let own = run(row)?;
+    let of_base = base.map(&run).transpose()?;
+    let metrics = [metric];
+    let output = Output::Metric { metrics: &metrics, target: None };
+    let request = of_points(&written)?;
+    let found = gradients(model, &[*row], &request, output, Rule::Gradient, &mut (), context, stop)?;
+    let at = |cache: &ActivationCache, key: String| -> Result<Vec<f32>> {
+        let kept = cache.get(key.as_str()).ok_or_else(|| Error::input(format!("`{key}` was not reached")))?;
+        let width = kept.values().len() / row.ids.len().max(1);
+        Ok(positions.iter().flat_map(|p| &kept.values()[p * width..(p + 1) * width]).copied().collect())
+    };
+    let mut scores = Vec::new();
+    for (dictionary, layer) in wanted {
+        let named = &dictionaries.all()[dictionary];
+        let coder = named.dictionary.layer(layer)?;
+        let key = dictionaries.key(dictionary, layer);
+        let encode = |cache: &ActivationCache| {
+            let x = at(cache, named.fits[layer].reads.to_string())?;
+            coder.encode(model.cpu(), Rows::dense(&x, positions.len(), coder.d_in()))
+        };
+        let features = encode(&own)?;
+        let others = of_base.as_ref().map(encode).transpose()?;
+        let mut slopes: Vec<BTreeMap<u32, f64>> = vec![BTreeMap::new(); positions.len()];
+        for target in targets(dictionaries, dictionary, layer) {
+            let fit = named.fits[target];
+            let to = named.dictionary.layer(target)?;
+            let x = at(&own, fit.reads.to_string())?;
+            let g = at(&found.cache, format!("{}_gradients", fit.writes))?;
+            for (token, slopes) in slopes.iter_mut().enumerate() {
+                let numbers = active(&features, others.as_ref(), token);
+                let g = &g[token * to.d_out()..][..to.d_out()];
+                let undo = to.undo(&x[token * to.d_in()..][..to.d_in()])?;
+                let along = coder.by_features(target, &numbers, g)?;
+                for (number, along) in numbers.into_iter().zip(along) {
+                    *slopes.entry(number).or_default() += along * undo.scale;
+                }
+            }
+        }
+        for ((token, slopes), position) in slopes.into_iter().enumerate().zip(&positions) {
+            for (feature, slope) in slopes {
+                let value = features.value(token, feature as usize);
+                let other = others.as_ref().map_or(0.0, |others| others.value(token, feature as usize));
+                let step = match base {
+                    Some(_) => f64::from(other) - f64::from(value),
+                    None => f64::from(value),
+                };
+                let (key, position, score) = (key.clone(), *position, step * slope);
+                scores.push(FeatureScore { key, position, feature, value, base: other, score, exact: None });
+            }
+        }
+        named.dictionary.check_unchanged()?;
+    }
+    // Ties keep their order: keys, positions, features.
+    scores.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()));
+    let logits = last(model, row, ())?;
+    let value = metric.of(&logits, &logits, None)?;
+    let base = base.map(|base| {
+        let logits = last(model, base, ())?;
+        metric.of(&logits, &logits, None)
+    });
+    Ok(FeatureScores { scores, value, base: base.transpose()?, logits })
+}
+
+impl FeatureScores {
+    /// Makes the runs of the largest scores: each ablates one feature at one token, or puts the base's value there.
+    ///
+    /// # Errors
+    /// Those of a run; an error of `progress`, which hears how many are done, of how many.
+    #[expect(clippy::too_many_arguments, reason = "each is asked for in another place")]
+    pub fn check(
+        &mut self,
+        model: &Model,
+        dictionaries: &Dictionaries,
+        row: &Row<'_>,
+        metric: Metric,
+        most: usize,
+        context: Context<'_>,
+        mut progress: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<()> {
+        let all = most.min(self.scores.len());
+        let is_patch = self.base.is_some();
+        for (done, score) in self.scores.iter_mut().take(most).enumerate() {
+            progress(done, all)?;
+            let change = FeatureChange {
+                key: score.key.clone(),
+                feature: Some(score.feature as usize),
+                positions: Specifier::parse_lists(&[score.position.to_string()])?,
+                operation: FeatureOperation::Set(if is_patch { score.base } else { 0.0 }),
+            };
+            let edits = FeatureEdits::new(&[change], dictionaries, model.cpu(), &[*row], context)?;
+            let changed = metric.of(&last(model, row, edits)?, &self.logits, None)?;
+            score.exact = Some(if is_patch { changed - self.value } else { self.value - changed });
+        }
+        progress(all, all)
+    }
+
+    /// Pearson's correlation of estimates and runs; none of fewer than two, or where either does not vary.
+    pub fn pearson(&self) -> Option<f64> {
+        let pairs: Vec<(f64, f64)> =
+            self.scores.iter().filter_map(|one| Some((one.score, one.exact?))).collect();
+        let n = pairs.len() as f64;
+        let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / n;
+        let (x, y) = (mean(|pair| pair.0), mean(|pair| pair.1));
+        let sum = |f: &dyn Fn(f64, f64) -> f64| pairs.iter().map(|(a, b)| f(a - x, b - y)).sum::<f64>();
+        let (xx, yy, xy) = (sum(&|a, _| a * a), sum(&|_, b| b * b), sum(&|a, b| a * b));
+        (pairs.len() > 1 && xx > 0.0 && yy > 0.0).then(|| xy / (xx * yy).sqrt())
+    }
+}
+
+/// The layers of a set that a layer writes to.
+fn targets(dictionaries: &Dictionaries, dictionary: usize, layer: usize) -> Vec<usize> {
+    let within = &dictionaries.all()[dictionary].dictionary;
+    (0..within.layers().len()).filter(|target| within.sources(*target).contains(&layer)).collect()
+}
+
+fn wanted(dictionaries: &Dictionaries, keys: &[String]) -> Result<Vec<(usize, usize)>> {
+    let mut wanted = Vec::new();
+    for key in keys {
+        let (dictionary, layers) = dictionaries.layers(key)?;
+        wanted.extend(layers.into_iter().map(|layer| (dictionary, layer)));
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    Ok(wanted)
+}
+
+/// The features of a token in either run, ascending.
+fn active(features: &Features, others: Option<&Features>, token: usize) -> Vec<u32> {
+    let mut numbers = features.token(token).0.to_vec();
+    numbers.extend(others.into_iter().flat_map(|others| others.token(token).0));
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
+fn of_points(points: &[Point]) -> Result<Request> {
+    let mut names: Vec<String> = points.iter().map(ToString::to_string).collect();
+    names.sort();
+    names.dedup();
+    Request::parse(&names.join(","), "all")
+}
+
+fn keep(model: &Model, points: &[Point], row: &Row<'_>, context: Context<'_>) -> Result<ActivationCache> {
+    of_points(points)?.run(model, &Batch::new(&[row.ids])?, &[*row], context)
+}
+
+fn check_metric(metric: Metric) -> Result<()> {
+    match metric {
+        Metric::LogitDiff { .. }
+        | Metric::Logit { .. }
+        | Metric::LogProbability { .. }
+        | Metric::Probability { .. } => Ok(()),
+        other => Err(Error::input(format!("features are not scored by {}", other.to_json()["name"]))
+            .hint("metrics of features are logit_diff, logit, logprob and p")),
+    }
+}
+
+/// The logits of the last token, under a tap that comes first.
+fn last(model: &Model, row: &Row<'_>, first: impl Tap) -> Result<Vec<f32>> {
+    let mut taps = (first, Last(Vec::new()));
+    model.forward(&Batch::new(&[row.ids])?, &mut taps)?;
+    Ok(taps.1.0)
+}
+
+struct Last(Vec<f32>);
+
+impl Tap for Last {
+    fn wants(&self, point: Point) -> Want {
+        if point.site() == Site::Logits { Want::Read } else { Want::Nothing }
+    }
+
+    fn tokens(&self, _: Point, batch: &Batch) -> Option<Vec<usize>> {
+        Some(vec![batch.span(0).end - 1])
+    }
+
+    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
+        let position = value.batch().length(0) - 1;
+        self.0 = value.vector(0, position).unwrap_or_default().to_vec();
+        Ok(())
+    }
+}
