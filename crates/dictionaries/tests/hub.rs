@@ -1,6 +1,6 @@
 //! Dictionaries from a hub: a server on this machine that speaks its file routes.
 
-#[path = "../../core/tests/hub/folder.rs"]
+#[path = "../../core/tests/common/folder.rs"]
 #[allow(dead_code, reason = "the tests of models use more of it")]
 mod folder;
 #[path = "../../core/tests/hub/server.rs"]
