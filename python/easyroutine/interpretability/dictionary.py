@@ -172,7 +172,13 @@ class Dictionary:
         return self._change("steer", feature, strength, token_positions, layer)
 
     def patch(
-        self, found: Features, feature: int, *, row: int = 0, positions: Sequence[int] | None = None, layer: int | None = None
+        self,
+        found: Features,
+        feature: int,
+        *,
+        row: int = 0,
+        positions: Sequence[int] | None = None,
+        layer: int | None = None,
     ) -> list[FeatureIntervention]:
         """Gives a feature the values that it has in another prompt, position by position: ``found`` is what :meth:`features`
         keeps of row ``row`` of that prompt at all positions, and where it has no entry the feature becomes 0.
