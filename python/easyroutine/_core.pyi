@@ -8,7 +8,9 @@ from typing_extensions import Self
 
 __version__: str
 
+_Float = float | None
 _Side = Literal["left", "right"]
+_Text = str | None
 _Progress = Callable[[str, int, int | None], None]
 _Row = tuple[list[int], tuple[str, list[tuple[int, int]]] | None]
 _DataRow = tuple[list[int], tuple[str, list[tuple[int, int]]] | None, list[int] | None]
@@ -331,12 +333,7 @@ _Given = list[tuple[str, int, Tensor]]
 class Dictionary:
     @staticmethod
     def open(
-        path: str,
-        *,
-        place: str | None = None,
-        norm_factor: float | None = None,
-        threads: int | None = None,
-        offline: bool = False,
+        path: str, *, place: _Text = None, norm_factor: _Float = None, threads: int | None = None, offline: bool = False
     ) -> Dictionary: ...
     def certificate(self) -> str: ...
     def layers(self) -> list[tuple[int | None, list[int]]]: ...

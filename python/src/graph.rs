@@ -1,5 +1,6 @@
 //! Attribution graphs.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use easyroutine::source::{Environment, ResolveOptions};
@@ -97,7 +98,9 @@ pub(crate) fn make(
         None => Ok(format!("<id {id}>")),
     };
     let logits: Vec<u32> = graph.logits.iter().map(|logit| logit.id).collect();
-    let folder = settings.path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let folder = Path::new(settings.path.trim_end_matches('/'))
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     let texts = Texts {
         slug: "graph".to_owned(),
         scan: folder.unwrap_or_default(),

@@ -128,7 +128,7 @@ pub(crate) struct DictPath {
     /// A folder or a file of SAELens, Gemma Scope, sparsify, dictionary_learning, Qwen-Scope, Llama Scope or circuit-tracer,
     /// here or on the Hugging Face hub: `org/name[@revision][:PATH]`, as in
     /// `google/gemma-scope-2b-pt-res:layer_12/width_16k/average_l0_82`. Only its own files are downloaded.
-    #[arg(value_name = "REF")]
+    #[arg(value_name = "DICT")]
     pub(crate) path: String,
     #[command(flatten)]
     pub(crate) reading: DictReading,
