@@ -195,11 +195,31 @@ def test_changes_of_features_run_wherever_interventions_do(gpt2: HookedModel) ->
     registered = gpt2.generate(words, max_new_tokens=4)
     gpt2.clean_interventions()
     assert registered == steered
-    with pytest.raises(EasyroutineError, match="gradients have no way"):
-        gpt2.gradients(words, ["resid_out_1"], "logit", answer=3, interventions=[change])
+    with pytest.raises(EasyroutineError, match="RelP says nothing of features"):
+        gpt2.gradients(words, ["resid_out_1"], "logit", answer=3, rule="relp", interventions=[change])
 
 
 def test_paths_of_any_kind_are_taken() -> None:
     assert Dictionary.open(CASES / "saelens_standard").layers == [1]
     assert Dictionary(str(CASES / "saelens_standard")).layers == [1]
     assert Dictionary(Path(CASES / "saelens_standard/sae_weights.safetensors")).layers == [1]
+
+
+def test_a_feature_takes_the_values_of_another_prompt_and_gradients_pass_through(gpt2: HookedModel) -> None:
+    model, dictionary = gpt2, opened("saelens_standard")
+    base, prompt = [3, 5, 7], [4, 6, 7]
+    found = dictionary.features(model, [base])
+    feature, _ = found.of_token(0, 2)[0]
+    changed = dictionary.features(model, [prompt], interventions=dictionary.patch(found, feature))
+    plain = dictionary.features(model, [prompt])
+    assert [len(one.values.tolist()) > 0 for one in (changed, plain)] == [True, True]
+    keep = dictionary.splice(keep_error=True)
+    gradients = [
+        model.gradients([prompt], ["input_embeddings"], "logit", answer=9, interventions=changes)
+        for changes in ([], [keep], [dictionary.splice()])
+    ]
+    first, kept, spliced = (flat(one["input_embeddings_gradients"].tolist()) for one in gradients)
+    assert first == kept
+    assert first != spliced
+    with pytest.raises(EasyroutineError, match="position 9"):
+        dictionary.patch(found, feature, positions=[9])
