@@ -14,6 +14,7 @@ mod directions;
 mod errors;
 mod examples;
 mod extract;
+mod features;
 mod generate;
 mod graph;
 mod housekeeping;

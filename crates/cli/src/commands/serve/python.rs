@@ -167,7 +167,7 @@ pub(super) fn of(command: &Command, words: &[String], report: &Value) -> Option<
         }
         Command::Graph(graph) => {
             let mut call = Call::of("attribution_graph", graph.prompt.prompt.as_deref()?);
-            call.arguments.push(literal(graph.dict_set.to_str()?));
+            call.arguments.push(literal(&graph.dict_set));
             if !graph.answer.is_empty() {
                 let answers: Vec<String> = graph.answer.iter().map(|text| token(text)).collect();
                 call.literal("answers", &format!("[{}]", answers.join(", ")));
