@@ -264,7 +264,9 @@ fn a_tuned_lens_is_trained_and_read() {
     let finished = fails(2, &[&fixed[..], &["-o", &lens, "--resume"]].concat());
     assert!(finished.contains("its lens is finished") && bytes(&lens) == bytes(&twice), "{finished}");
     assert!(fails(2, &fixed).contains("-o lens/"));
-    assert!(fails(2, &[&fixed[..], &["-o", &path("x"), "--rate", "0"]].concat()).contains("positive number"));
+    assert!(
+        fails(2, &[&fixed[..], &["-o", &path("x"), "--rate", "0"]].concat()).contains("must be positive")
+    );
 }
 
 #[test]

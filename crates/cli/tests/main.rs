@@ -15,6 +15,7 @@ mod errors;
 mod examples;
 mod extract;
 mod features;
+mod full_disk;
 mod generate;
 mod graph;
 mod housekeeping;

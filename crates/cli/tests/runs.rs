@@ -21,7 +21,7 @@ fn prompts(base: &TempDir) -> String {
     file.to_str().unwrap().to_owned()
 }
 
-fn arguments(base: &TempDir, flags: &[&str]) -> Vec<String> {
+pub(crate) fn arguments(base: &TempDir, flags: &[&str]) -> Vec<String> {
     let (model, file, target) = (tiny("llama"), prompts(base), format!("{}/", path(base)));
     let plain =
         ["extract", "--file", &file, "-m", &model, "-a", "resid_out_*,pattern_L0H1,logits", "-o", &target];
@@ -29,14 +29,14 @@ fn arguments(base: &TempDir, flags: &[&str]) -> Vec<String> {
 }
 
 /// Runs `extract` into the store and returns the run's path below it; empty if it is not committed yet.
-fn extract(base: &TempDir, flags: &[&str]) -> String {
+pub(crate) fn extract(base: &TempDir, flags: &[&str]) -> String {
     let arguments = arguments(base, flags);
     let printed = succeeds(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     let Some(line) = printed.lines().next() else { return String::new() };
     Path::new(line).strip_prefix(base.path()).unwrap().to_str().unwrap().to_owned()
 }
 
-fn runs(base: &TempDir, args: &[&str]) -> Value {
+pub(crate) fn runs(base: &TempDir, args: &[&str]) -> Value {
     json(&[&["runs", "-b", path(base), "--format", "json"], args].concat())
 }
 
@@ -325,74 +325,6 @@ fn runs_of_the_original_are_imported() {
 }
 
 #[cfg(unix)]
-#[test]
-fn a_file_size_limit_is_an_error_and_leaves_nothing_half_visible() {
-    let base = tempfile::tempdir().unwrap();
-    let file = base.path().join("a.safetensors");
-    let limited = |args: Vec<String>| {
-        let program = assert_cmd::cargo::cargo_bin!("easyroutine");
-        let mut command = std::process::Command::new("sh");
-        command.args(["-c", "ulimit -f 8; exec \"$0\" \"$@\""]).arg(program).args(args);
-        let output = command.output().unwrap();
-        let message = String::from_utf8(output.stderr).unwrap();
-        // A process ended by the signal has no exit status.
-        assert_eq!(output.status.code(), Some(1), "{message}");
-        assert!(message.starts_with("error: ") && message.contains("File too large"), "{message}");
-        message
-    };
-    let message = limited(arguments(&base, &[]));
-    assert!(message.contains("hint: a limit on file size"), "{message}");
-    let listed = runs(&base, &["ls"]);
-    assert_eq!((&listed["runs"], &listed["problems"]), (&json!([]), &json!([])));
-    let mut to_file = arguments(&base, &[]);
-    *to_file.iter_mut().find(|a| a.ends_with('/')).unwrap() = file.to_str().unwrap().to_owned();
-    limited(to_file);
-    let left = std::fs::read_dir(base.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    assert!(
-        left.into_iter().all(|name| name != "a.safetensors" && !name.to_string_lossy().contains("partial"))
-    );
-    assert!(!extract(&base, &[]).is_empty());
-}
-
-/// In the test's own file system, which is smaller than the run.
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_file_system_is_an_error_and_leaves_nothing_half_visible() {
-    const NOT_ALLOWED: i32 = 77;
-    let base = tempfile::tempdir().unwrap();
-    // Prompts are read from elsewhere.
-    let prompts = tempfile::tempdir().unwrap();
-    let mut arguments = arguments(&prompts, &[]);
-    *arguments.iter_mut().find(|a| a.ends_with('/')).unwrap() = format!("{}/", path(&base));
-    let script = r#"
-        base=$1; shift
-        mount -t tmpfs -o size=40k tmpfs "$base" 2>/dev/null || exit 77
-        "$0" "$@" >/dev/null 2>"$PROMPTS/message"; echo $? >"$PROMPTS/status"
-        "$0" runs -b "$base" ls --format json >"$PROMPTS/during"
-        mount -o remount,size=4m "$base" && "$0" "$@" >/dev/null
-        "$0" runs -b "$base" ls --format json >"$PROMPTS/after"
-        "$0" runs -b "$base" verify >/dev/null
-    "#;
-    let program = assert_cmd::cargo::cargo_bin!("easyroutine");
-    let mut command = std::process::Command::new("unshare");
-    command.args(["--mount", "--map-root-user", "sh", "-c", script]).arg(program).arg(base.path());
-    command.args(arguments).env("PROMPTS", prompts.path());
-    command.env("EASYROUTINE_CACHE", prompts.path());
-    let status = command.stderr(std::process::Stdio::null()).status().ok().and_then(|status| status.code());
-    if status.is_none_or(|code| code == NOT_ALLOWED) || !prompts.path().join("status").exists() {
-        println!("skipped a_full_file_system: no file system may be mounted here");
-        return;
-    }
-    let read = |name: &str| std::fs::read_to_string(prompts.path().join(name)).unwrap();
-    let runs = |name: &str| serde_json::from_str::<Value>(&read(name)).unwrap();
-    assert_eq!(status, Some(0));
-    let message = read("message");
-    assert_eq!(read("status"), "1\n", "{message}");
-    assert!(message.contains("No space left") && message.contains("hint: the disk is full"), "{message}");
-    assert_eq!((&runs("during")["runs"], &runs("during")["problems"]), (&json!([]), &json!([])));
-    assert_eq!(runs("after")["runs"].as_array().unwrap().len(), 1);
-}
-
 #[cfg(feature = "parquet")]
 #[test]
 fn a_run_becomes_a_table_or_says_which_tensors_would() {

@@ -150,8 +150,9 @@ fn find_folder(names: &BTreeSet<String>, path: &str) -> Result<(&'static Format,
             Err(Error::new(ErrorKind::Format, format!("{what} holds no dictionary")).hint(KNOWN))
         }
         several => {
-            let folders: Vec<String> = several.iter().map(|(_, folder)| (*folder).to_owned()).collect();
-            Err(several_at(path, &folders))
+            let places: Vec<String> =
+                several.iter().flat_map(|(format, folder)| format.places(names, folder)).collect();
+            Err(several_at(path, &places))
         }
     }
 }
@@ -159,9 +160,18 @@ fn find_folder(names: &BTreeSet<String>, path: &str) -> Result<(&'static Format,
 impl Format {
     fn is_in(&self, names: &BTreeSet<String>, folder: &str) -> bool {
         match self.signs {
-            [] => inside(names, folder).any(|name| !name.contains('/') && name.ends_with(qwen_scope::ENDING)),
+            [] => !self.places(names, folder).is_empty(),
             signs => signs.iter().all(|name| names.contains(&join(folder, name))),
         }
+    }
+
+    /// The paths of the dictionaries in a folder of this format: the folder, or each of its files where a file is one.
+    fn places(&self, names: &BTreeSet<String>, folder: &str) -> Vec<String> {
+        if !self.signs.is_empty() {
+            return vec![folder.to_owned()];
+        }
+        let is_one = |name: &&str| !name.contains('/') && name.ends_with(qwen_scope::ENDING);
+        inside(names, folder).filter(is_one).map(|name| join(folder, name)).collect()
     }
 }
 
