@@ -166,6 +166,7 @@ class Model:
         *,
         dtype: str,
         threads: int | None = None,
+        memory: str | None = None,
         revision: str | None = None,
         offline: bool = False,
         allow_config_keys: list[str] = ...,

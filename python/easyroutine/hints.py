@@ -56,6 +56,8 @@ _WORDS: list[tuple[str, str]] = [
     (r"as in --place ([\w,]+)", r'as in place="\1"'),
     (r"--place", "place"),
     (r"--norm-factor", "norm_factor"),
+    (r"--dtype bf16 halves", 'dtype="bfloat16" halves'),
+    (r"\(--memory\)", '(memory="8G")'),
 ]
 _COMPILED = [(re.compile(expression), words) for expression, words in _WORDS]
 

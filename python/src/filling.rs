@@ -183,6 +183,7 @@ impl Checked {
             generated: None,
             chat: self.chat.as_ref(),
             batch_tokens: self.settings.batch_tokens,
+            folder: None,
             on_nan: None,
             stop: Stop::When(stop),
         })

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use easyroutine::arch::Head;
-use easyroutine::cache::RunningMean;
+use easyroutine::cache::{RunningMean, parse_bytes};
 use easyroutine::extraction::ExtractionConfig;
 use easyroutine::identity::Identity;
 use easyroutine::load::{self, LoadOptions};
@@ -13,6 +13,7 @@ use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::source::ModelFiles;
 use easyroutine::tokens::Tokenizer as Engine;
 use easyroutine::{Batch, Dtype, Stop};
+use easyroutine_app::memory::bounded;
 use easyroutine_app::reports::Subject;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -58,13 +59,14 @@ pub(crate) type RowInput = (Vec<u32>, Option<(String, Vec<(usize, usize)>)>);
 impl Model {
     /// Finds a model's files and loads them.
     #[staticmethod]
-    #[pyo3(signature = (reference, *, dtype, threads=None, revision=None, offline=false, allow_config_keys=Vec::new(), allow_tensors=Vec::new(), adapter=None, with_adapter=true, pre=None, progress=None))]
+    #[pyo3(signature = (reference, *, dtype, threads=None, memory=None, revision=None, offline=false, allow_config_keys=Vec::new(), allow_tensors=Vec::new(), adapter=None, with_adapter=true, pre=None, progress=None))]
     #[expect(clippy::too_many_arguments, reason = "keywords of a Python function")]
     fn open(
         py: Python<'_>,
         reference: &str,
         dtype: &str,
         threads: Option<usize>,
+        memory: Option<String>,
         revision: Option<String>,
         offline: bool,
         allow_config_keys: Vec<String>,
@@ -75,17 +77,20 @@ impl Model {
         progress: Option<Py<PyAny>>,
     ) -> Result<Model, Failure> {
         let dtype = dtype_of(dtype)?;
+        let memory = memory.as_deref().map(parse_bytes).transpose()?;
         let adapter = source::adapter(adapter, with_adapter);
         let files = source::find(py, reference, revision, offline, adapter, progress)?;
         waiting(py, move || {
             let options = LoadOptions {
                 dtype,
                 threads,
+                memory,
                 allowed_keys: allow_config_keys,
                 allowed_tensors: allow_tensors,
                 ..LoadOptions::default()
             };
             let opened = load::open(&files, &options)?;
+            let options = bounded(&opened, options)?;
             let model_type = opened.reading.family.model_type;
             let config = opened.config.clone();
             let identity = opened.identity.clone();

@@ -221,6 +221,10 @@ pub(crate) struct Loading {
     /// Number of threads; all cores by default. Results are identical to the bit.
     #[arg(long, env = "EASYROUTINE_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
+    /// Memory for weights and activations, such as 3G; what is free by default. A model that needs more is read layer by
+    /// layer in each run. Results are identical to the bit.
+    #[arg(long, env = "EASYROUTINE_MEMORY", value_name = "SIZE", value_parser = crate::memory::size)]
+    pub(crate) memory: Option<u64>,
     /// Where to compute; only the CPU is supported.
     #[arg(long, value_enum, default_value_t = Device::Cpu, env = "EASYROUTINE_DEVICE", value_name = "DEVICE")]
     pub(crate) device: Device,

@@ -1,15 +1,18 @@
 //! Progress of a long run, and interruption by the user.
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
-use easyroutine::Error;
 use easyroutine::extract::Progress;
+use easyroutine::{Error, Model};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
 use crate::hosted::{self, Event};
+use crate::output;
 
 /// Becomes true on the first Ctrl-C, so that finished work can be kept; the second ends the program at once.
 ///
@@ -44,22 +47,34 @@ pub(crate) fn stopped() -> Result<Arc<AtomicBool>, Failure> {
 #[derive(Debug)]
 pub(crate) struct Rows {
     bar: ProgressBar,
+    /// When it began, where it is still to be said how long it will take.
+    silent_since: Cell<Option<Instant>>,
 }
 
 impl Rows {
-    pub(crate) fn new() -> Self {
+    /// Of a model that is read layer by layer it is said how long all rows will take, once that can be seen.
+    pub(crate) fn new(model: &Model) -> Self {
+        let silent_since = Cell::new(model.is_by_layer().then(Instant::now));
         if !std::io::stderr().is_terminal() {
-            return Rows { bar: ProgressBar::hidden() };
+            return Rows { bar: ProgressBar::hidden(), silent_since };
         }
         let bar = ProgressBar::new(0);
         // Rows differ in length, and time depends on tokens.
         if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {per_sec} tokens, {eta} left") {
             bar.set_style(style);
         }
-        Rows { bar }
+        Rows { bar, silent_since }
     }
 
     pub(crate) fn tell(&self, progress: Progress) {
+        if let Some(began) = self.silent_since.take().filter(|_| progress.tokens > 0) {
+            let seconds = began.elapsed().as_secs_f64() * progress.all_tokens as f64 / progress.tokens as f64;
+            if seconds >= WORTH_SAYING {
+                let rows = progress.all_rows;
+                let text = format!("layer by layer, {rows} rows take about {}", duration(seconds));
+                self.bar.suspend(|| output::note("note", &text));
+            }
+        }
         self.bar.set_length(progress.all_tokens as u64);
         self.bar.set_message(format!("{}/{} rows", progress.rows, progress.all_rows));
         self.bar.set_position(progress.tokens as u64);
@@ -67,6 +82,19 @@ impl Rows {
 
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Seconds from which a run is long.
+const WORTH_SAYING: f64 = 10.0;
+
+/// Seconds in words.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        ..60.0 => format!("{seconds:.1} s"),
+        ..3600.0 => format!("{:.0} min", seconds / 60.0),
+        ..172_800.0 => format!("{:.1} h", seconds / 3600.0),
+        _ => format!("{:.1} days", seconds / 86_400.0),
     }
 }
 

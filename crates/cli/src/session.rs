@@ -23,7 +23,8 @@ use serde_json::{Map, Value};
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
 use crate::chat::{Chat, Rendered};
 use crate::failure::{Failure, one_line};
-use crate::{hosted, memory, output};
+use crate::{hosted, output};
+use easyroutine_app::memory::bounded;
 use easyroutine_app::reports::{Subject, model_json};
 
 /// A loaded model, with everything shown about it.
@@ -76,7 +77,12 @@ impl Loading {
 
     pub(crate) fn options(&self) -> LoadOptions {
         let Device::Cpu = self.device;
-        LoadOptions { dtype: self.dtype(), threads: self.threads.map(usize::from), ..self.finding.options() }
+        LoadOptions {
+            dtype: self.dtype(),
+            threads: self.threads.map(usize::from),
+            memory: self.memory,
+            ..self.finding.options()
+        }
     }
 }
 
@@ -161,7 +167,7 @@ pub(crate) fn load(reference: &str, loading: &Loading) -> Result<Rc<Session>, Fa
 pub(crate) fn read(reference: &str, loading: &Loading) -> Result<Session, Failure> {
     let files = find(reference, &loading.finding)?;
     let opened = open(&files, &loading.finding)?;
-    memory::check(&opened, loading.dtype())?;
+    let options = bounded(&opened, loading.options())?;
     let model_type = opened.reading.family.model_type;
     let identity = opened.identity.clone();
     let spinner = std::io::stderr().is_terminal().then(|| {
@@ -170,7 +176,7 @@ pub(crate) fn read(reference: &str, loading: &Loading) -> Result<Session, Failur
         spinner
     });
     let warned = opened.warnings.len() + opened.notes.len();
-    let model = opened.build(&loading.options());
+    let model = opened.build(&options);
     if let Some(spinner) = spinner {
         spinner.finish_and_clear();
     }

@@ -165,6 +165,12 @@ fn features_of_a_data_set_are_the_same_whole_in_parts_and_after_an_end_in_betwee
     let said = String::from_utf8(run(&at("killed"), &[]).get_output().stderr.clone()).unwrap();
     assert!(said.contains("continuing after 13 of 40 prompts"), "{said}");
     assert_eq!(read("killed", "features_sae.jsonl").unwrap(), whole);
+    // One layer at a time, many batches through each.
+    let info = json(&["model", "info", &model, "--format", "json"]);
+    let memory = (info["weights_f32_bytes"].as_u64().unwrap() - 1).to_string();
+    run(&at("bounded"), &["--memory", &memory, "--batch-tokens", "60"]);
+    run(&at("in_memory"), &["--batch-tokens", "60"]);
+    assert_eq!(read("bounded", "features_sae.jsonl"), read("in_memory", "features_sae.jsonl"));
     let line: serde_json::Value = serde_json::from_str(whole.lines().nth(7).unwrap()).unwrap();
     assert_eq!(line["schema"], "easyroutine.feature/1");
     assert!(line["top"][0]["value"].as_f64() >= line["top"][1]["value"].as_f64());

@@ -227,3 +227,67 @@ fn a_plan_of_changes_that_name_rows_says_what_the_extraction_would() {
     let store = [&fixed[..], &change, &["-o", &folder]].concat();
     assert!(fails(2, &store).contains("are for files"));
 }
+
+#[test]
+fn memory_that_does_not_hold_the_weights_changes_no_bit() {
+    let (model, folder) = (tiny("llama"), tempfile::tempdir().unwrap());
+    let info = common::json(&["model", "info", &model, "--format", "json"]);
+    let memory = (info["weights_f32_bytes"].as_u64().unwrap() - 1).to_string();
+    let rows = format!("{:?}", (1..40).map(|n| vec![n; 1 + n % 9]).collect::<Vec<_>>());
+    let fixed = ["extract", "--token-ids", &rows, "-m", &model, "-a", "resid_out_1,pattern_L0H0"];
+    let run = |target: &str, more: &[&str]| {
+        let target = folder.path().join(target).display().to_string();
+        let output = common::easyroutine(&[&fixed[..], more, &["-o", &target]].concat()).assert().success();
+        (target, String::from_utf8(output.get_output().stderr.clone()).unwrap())
+    };
+    let (whole, _) = run("whole.safetensors", &[]);
+    let (bounded, said) = run("bounded.safetensors", &["--memory", &memory]);
+    assert_eq!(std::fs::read(whole).unwrap(), std::fs::read(bounded).unwrap());
+    assert!(said.contains("warning: the weights need") && said.contains("layer by layer"), "{said}");
+    // In a store too, in units that end where they always do.
+    let (base, _) = run("runs/", &["--run", "whole", "--unit", "7"]);
+    run("runs/", &["--run", "bounded", "--unit", "7", "--memory", &memory]);
+    let load = |run: &str| succeeds(&["runs", "-b", &base, "load", run, "resid_out_1", "--format", "tsv"]);
+    assert_eq!(load("whole"), load("bounded"));
+    let lens =
+        |more: &[&str]| succeeds(&[&["lens", "the cat", "-m", &model, "--format", "json"], more].concat());
+    assert_eq!(lens(&[]), lens(&["--memory", &memory]));
+    let many = [
+        "extract",
+        "--token-ids",
+        &rows,
+        "-m",
+        &model,
+        "-a",
+        "resid_in_*,resid_out_*,attn_out_*,mlp_out_*,logits",
+    ];
+    let said = fails(5, &[&many[..], &["--memory", &memory, "-o", "x.safetensors"]].concat());
+    assert!(said.contains("too many for --memory") && said.contains("write into a store"), "{said}");
+    // Nothing of what waited is left.
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[test]
+fn memory_is_a_number_of_bytes_that_holds_a_layer() {
+    let model = tiny("llama");
+    let refused = |code, memory: &str| fails(code, &["run", "the cat", "-m", &model, "--memory", memory]);
+    for wrong in ["3X", "0", "much"] {
+        assert!(refused(2, wrong).contains("number of bytes"), "{wrong}");
+    }
+    let said = refused(5, "1kB");
+    assert!(said.contains("too little for the model's layers one by one: layer 0 needs"), "{said}");
+}
+
+#[test]
+fn info_says_which_tensors_stay_as_they_are_stored() {
+    for case in ["llama", "gpt2", "gpt_oss"] {
+        let info = common::json(&["model", "info", &tiny(case), "--format", "json"]);
+        let tensors = info["tensors"].as_array().unwrap();
+        let count = |key: &str| -> u64 {
+            info[key].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum()
+        };
+        assert_eq!(count("kept_as_stored") + count("widened_to_f32"), tensors.len() as u64, "{case}");
+        assert_eq!(count("encodings"), tensors.len() as u64, "{case}");
+    }
+}

@@ -80,7 +80,7 @@ pub fn expected(folder: &Path, options: &LoadOptions) -> Result<Expected> {
     let blocks = if method.and_then(Value::as_str) == Some("mxfp4") { Blocks::Mxfp4 } else { Blocks::No };
     let checkpoint = Arc::new(Checkpoint::asking(Asked::new(blocks)));
     let cpu = options.cpu()?;
-    Model::build(reading.arch.clone(), &reading.names, Arc::clone(&checkpoint), cpu, options.dtype)?;
+    Model::build(reading.arch.clone(), &reading.names, Arc::clone(&checkpoint), cpu, options.dtype, None)?;
     let tensors = checkpoint.asked().map(Asked::tensors).unwrap_or_default();
     let tensors = tensors.into_iter().map(|(name, (shape, numbers))| ExpectedTensor { name, shape, numbers });
     Ok(Expected { reading, tensors: tensors.collect(), dtype: dtype(config.as_map()) })

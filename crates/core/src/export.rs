@@ -7,14 +7,16 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
+use easyroutine_files::Encoding;
 use easyroutine_kernels::Dtype;
 use safetensors::View;
 use serde_json::Value;
 
 use crate::arch::UnembedMatrix;
 use crate::error::{Error, ErrorKind, Result};
-use crate::load::Opened;
+use crate::load::{LoadOptions, Opened};
 use crate::names::Axes;
 use crate::stop::Stop;
 
@@ -193,6 +195,26 @@ impl Opened {
         bytes.sum()
     }
 
+    /// Every tensor, and what it is in memory where products are in f32: as it is stored, or widened. All weights are looked
+    /// for, as a load does.
+    ///
+    /// # Errors
+    /// As [`Opened::build`].
+    pub fn in_memory(self, options: &LoadOptions) -> Result<Vec<InMemory>> {
+        let (checkpoint, names) = (Arc::clone(&self.checkpoint), self.reading.names.clone());
+        // What it holds is kept until the end: nothing is said of a checkpoint that is not whole.
+        let _model = self.build(&LoadOptions { dtype: Dtype::F32, memory: None, ..options.clone() })?;
+        let widened = checkpoint.widened();
+        let tensor = |name: &str| {
+            let tensor = checkpoint.by_name(name)?;
+            let stored = tensor.encoding();
+            let widened = widened.get(name).copied().filter(|_| stored != Encoding::F32);
+            let (name, shape) = (name.to_owned(), tensor.shape().to_vec());
+            Ok(InMemory { name, shape, encoding: stored.to_string(), widened })
+        };
+        checkpoint.names(&names).into_iter().map(tensor).collect()
+    }
+
     /// The number of tensors in each encoding, by its name.
     ///
     /// # Errors
@@ -205,6 +227,19 @@ impl Opened {
         }
         Ok(counts)
     }
+}
+
+/// A tensor, and what becomes of it in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InMemory {
+    /// Its name, as the family spells it.
+    pub name: String,
+    /// Sizes of its axes, slowest first.
+    pub shape: Vec<usize>,
+    /// How it is stored.
+    pub encoding: String,
+    /// Why it is widened to f32, if it is.
+    pub widened: Option<&'static str>,
 }
 
 /// One tensor to write, decoded only when its turn comes.

@@ -17,7 +17,7 @@ pub mod dla;
 pub mod edit;
 mod error;
 pub mod expected;
-mod export;
+pub mod export;
 pub mod extract;
 pub mod extraction;
 pub mod families;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::adapter::{Adapter, Task};
 use crate::arch::Arch;
+use crate::cache::readable;
 use crate::config::{Config, read_small};
 use crate::error::{Error, ErrorKind, Result};
 use crate::families::heads::{Asked, Kind};
@@ -35,6 +36,9 @@ pub struct LoadOptions {
     pub allowed_keys: Vec<String>,
     /// Surplus tensors to ignore, by name or by a pattern with `*` and `?`.
     pub allowed_tensors: Vec<String>,
+    /// Bytes that weights and activations may take. A model whose weights take more is read layer by layer in each run, and
+    /// an extraction takes many batches through a layer before it reads the next. Results are the same to the bit.
+    pub memory: Option<u64>,
 }
 
 impl Default for LoadOptions {
@@ -45,6 +49,7 @@ impl Default for LoadOptions {
             simd: None,
             allowed_keys: Vec::new(),
             allowed_tensors: Vec::new(),
+            memory: None,
         }
     }
 }
@@ -173,13 +178,32 @@ impl Opened {
     /// then the files must not change, which every run checks.
     ///
     /// # Errors
-    /// If a tensor is missing, surplus, of the wrong shape or not floating point.
+    /// If a tensor is missing, surplus, of the wrong shape or not floating point, or memory does not hold a layer.
     pub fn build(self, options: &LoadOptions) -> Result<Model> {
+        let memory = match options.memory {
+            Some(memory) => {
+                Some((memory, self.weight_bytes(options.dtype)?)).filter(|(of, needed)| needed > of)
+            }
+            None => None,
+        };
         let Opened { reading, checkpoint, mut warnings, notes, .. } = self;
         warnings.extend(notes);
-        let mut model =
-            Model::build(reading.arch, &reading.names, checkpoint, options.cpu()?, options.dtype)?;
+        let mut model = Model::build(
+            reading.arch,
+            &reading.names,
+            checkpoint,
+            options.cpu()?,
+            options.dtype,
+            memory.map(|(of, _)| of),
+        )?;
         model.warned_before(warnings);
+        if let Some((memory, needed)) = memory {
+            model.warned(format!(
+                "the weights need {} and memory holds {}: each run reads them layer by layer",
+                readable(needed),
+                readable(memory)
+            ));
+        }
         Ok(model)
     }
 

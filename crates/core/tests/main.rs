@@ -17,6 +17,7 @@ mod golden;
 mod gradients;
 mod hub;
 mod laws;
+mod layers;
 mod lens;
 mod models;
 mod patching;

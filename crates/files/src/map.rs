@@ -135,4 +135,18 @@ impl MappedFile {
         #[cfg(not(unix))]
         let _ = end;
     }
+
+    /// Says that `range` (byte offsets) will be read soon: the system may bring it in meanwhile. A hint, as
+    /// [`MappedFile::drop_pages`].
+    pub fn soon(&self, range: Range<usize>) {
+        let end = range.end.min(self.bytes().len());
+        #[cfg(unix)]
+        if let Some(watched) = self.map.as_ref()
+            && range.start < end
+        {
+            drop(watched.map.advise_range(memmap2::Advice::WillNeed, range.start, end - range.start));
+        }
+        #[cfg(not(unix))]
+        let _ = end;
+    }
 }

@@ -255,11 +255,24 @@ impl LastingRows {
         &bytes[i * self.row_bytes..][..self.row_bytes]
     }
 
-    /// Releases the memory of the rows' bytes, if they are in a mapped file. See [`MappedFile::drop_pages`].
-    pub fn drop_pages(&self) {
-        if let Bytes::Mapped(map, range) = &self.bytes {
-            map.drop_pages(range.clone());
+    /// Releases the memory of some rows' bytes, if they are in a mapped file. See [`MappedFile::drop_pages`].
+    pub fn drop_pages(&self, rows: Range<usize>) {
+        if let Some((map, range)) = self.in_file(rows) {
+            map.drop_pages(range);
         }
+    }
+
+    /// Says that some rows will be read soon, if they lie in a mapped file. See [`MappedFile::soon`].
+    pub fn soon(&self, rows: Range<usize>) {
+        if let Some((map, range)) = self.in_file(rows) {
+            map.soon(range);
+        }
+    }
+
+    fn in_file(&self, rows: Range<usize>) -> Option<(&MappedFile, Range<usize>)> {
+        let Bytes::Mapped(map, range) = &self.bytes else { return None };
+        let at = |row: usize| range.start + row.min(self.rows) * self.row_bytes;
+        Some((map, at(rows.start)..at(rows.end)))
     }
 }
 

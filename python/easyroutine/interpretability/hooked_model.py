@@ -64,7 +64,13 @@ class HookedModel(DescribedModel):
         if log_file_path is not None:
             log_to(log_file_path)
         self.config = config
-        self._engine = _Engine.open(config.model_name, threads=config.threads, pre=config.pre, **config.for_engine())
+        self._engine = _Engine.open(
+            config.model_name,
+            threads=config.threads,
+            memory=None if config.memory is None else str(config.memory),
+            pre=config.pre,
+            **config.for_engine(),
+        )
         for warning in self._engine.warnings:
             warnings.warn(in_python(warning), stacklevel=3)
         #: Registered interventions.
@@ -92,6 +98,7 @@ class HookedModel(DescribedModel):
         dtype: Any = None,
         device: Any = None,
         local_files_only: bool | None = None,
+        memory: int | str | None = None,
         **others: Any,
     ) -> HookedModel:
         """Loads a model.

@@ -131,6 +131,9 @@ class HookedModelConfig:
         allow_tensors: Surplus tensors of the weights to ignore, by name or by a pattern such as ``"*.k_scale"``.
         adapter: The LoRA adapter to apply: a folder as peft writes it, or ``org/name`` of the hub. None applies the one
             beside the weights, if there is one; False ignores it.
+        memory: Bytes that weights and activations may take, as a number or as ``"3G"``; what is free by default. Of a model
+            that needs more, every run reads one layer after another, and :meth:`HookedModel.extract_cache` takes many batches
+            through each. Results are the same to the bit.
     """
 
     model_name: str
@@ -145,6 +148,7 @@ class HookedModelConfig:
     pre: str | None = None
     allow_tensors: list[str] = field(default_factory=list)
     adapter: str | PathLike[str] | bool | None = None
+    memory: int | str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model_name, (str, PathLike)):
@@ -169,6 +173,10 @@ class HookedModelConfig:
         self.batch_size = whole(self.batch_size, "batch_size", 1)
         if self.threads is not None:
             self.threads = whole(self.threads, "threads", 1)
+        if isinstance(self.memory, str):
+            string(self.memory, "memory")
+        elif self.memory is not None:
+            self.memory = whole(self.memory, "memory", 1)
         for name, what in (("allow_config_keys", "keys"), ("allow_tensors", "names")):
             given = getattr(self, name)
             if isinstance(given, str):

@@ -107,7 +107,13 @@ def _loading(config: HookedModelConfig) -> list[str]:
     flags: list[str] = []
     if "bfloat16" in str(config.torch_dtype):
         flags += ["--dtype", "bf16"]
-    for flag, value in (("--threads", config.threads), ("--revision", config.revision), ("--pre", config.pre)):
+    given = (
+        ("--threads", config.threads),
+        ("--memory", config.memory),
+        ("--revision", config.revision),
+        ("--pre", config.pre),
+    )
+    for flag, value in given:
         if value is not None:
             flags += [flag, str(value)]
     for flag, names in (("--allow-config-key", config.allow_config_keys), ("--allow-tensor", config.allow_tensors)):

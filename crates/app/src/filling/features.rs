@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::rc::Rc;
 
 use easyroutine::extract::Example;
@@ -148,23 +147,19 @@ struct OfKey {
 }
 
 impl Unit {
-    /// Gathers what was kept of some examples.
+    /// Takes what was kept of some examples. That of others stays.
     ///
     /// # Errors
     /// As [`Features::each_key`].
-    pub(super) fn new(
-        features: &Features<'_>,
-        kept: &Kept,
-        examples: &[Example],
-        range: Range<usize>,
-    ) -> Result<Unit, Error> {
-        let mut all = kept.take();
+    pub(super) fn new(features: &Features<'_>, kept: &Kept, examples: &[Example]) -> Result<Unit, Error> {
+        let mut all = kept.borrow_mut();
         let mut keys = Vec::new();
         for key in features.each_key()? {
-            let mut of_key = all.remove(&key).unwrap_or_default();
+            let mut nothing = BTreeMap::new();
+            let of_key = all.get_mut(&key).unwrap_or(&mut nothing);
             let mut found = OfKey { key, offsets: vec![0], indices: Vec::new(), values: Vec::new() };
             let mut end = 0;
-            for example in &examples[range.clone()] {
+            for example in examples {
                 let Entries { indices, values } = of_key.remove(&(example.number as i32)).unwrap_or_default();
                 end += values.len() as i64;
                 found.offsets.push(end);

@@ -5,6 +5,7 @@ mod fields;
 mod unit;
 
 use std::ops::Range;
+use std::path::Path;
 
 use easyroutine::arch::Arch;
 use easyroutine::edit::{Edits, Intervention};
@@ -58,6 +59,8 @@ pub struct Filling<'a> {
     pub chat: Option<&'a Value>,
     /// Limit on tokens per batch.
     pub batch_tokens: usize,
+    /// The folder of a temporary file, as [`Options::folder`].
+    pub folder: Option<&'a Path>,
     /// Called once if a kept value is NaN.
     pub on_nan: Option<&'a dyn Fn()>,
     /// When to end early.
@@ -337,8 +340,8 @@ impl<'a> Filling<'a> {
         Ok(Plan { n_examples, unit, spec })
     }
 
-    /// Runs these units and adds each to the run. If stopped, it ends between two blocks: the unfinished unit is
-    /// dropped, earlier ones stay.
+    /// Runs these units and adds each to the run. If stopped, it ends between two blocks: unfinished units are dropped,
+    /// earlier ones stay. If the model is read layer by layer, consecutive units run together.
     ///
     /// # Errors
     /// Errors of the engine and of the store.
@@ -348,26 +351,24 @@ impl<'a> Filling<'a> {
         let mut so_far =
             Progress { rows: 0, all_rows: rows().count(), tokens: 0, all_tokens: rows().map(tokens).sum() };
         let mut on_nan = self.on_nan;
-        for unit in units {
-            let tell = |of_unit: Progress| {
+        let by_layer = self.model.is_by_layer();
+        for some in units.chunk_by(|one, next| by_layer && one + 1 == *next) {
+            let tell = |of_some: Progress| {
                 tell(Progress {
-                    rows: so_far.rows + of_unit.rows,
-                    tokens: so_far.tokens + of_unit.tokens,
+                    rows: so_far.rows + of_some.rows,
+                    tokens: so_far.tokens + of_some.tokens,
                     ..so_far
                 });
             };
-            let range = open.examples(*unit);
-            let Some(done) = unit::run(self, range.clone(), &tell)? else { return Ok(End::Stopped) };
-            let unit::Done { cache, features } = done;
-            if let Some(tell) = on_nan.take_if(|_| cache.has_nan()) {
-                tell();
+            let mut sink = unit::Units::new(self, open, some, &mut on_nan);
+            match unit::run(self, &mut sink, &tell) {
+                Err(error) => return Err(sink.failure().map_or(error.into(), Error::Store)),
+                Ok(End::Stopped) => return Ok(End::Stopped),
+                Ok(End::Finished) => {}
             }
-            let mut contents = unit::contents(&cache, open.is_rectangular);
-            contents.tensors.extend(features.iter().flat_map(features::Unit::tensors));
-            contents.values.extend(fields::of_rows(self.fields, range.clone()));
-            open.run.put(*unit, &contents)?;
-            so_far.rows += range.len();
-            so_far.tokens += range.map(tokens).sum::<usize>();
+            let of_some = || some.iter().flat_map(|unit| open.examples(*unit));
+            so_far.rows += of_some().count();
+            so_far.tokens += of_some().map(tokens).sum::<usize>();
         }
         Ok(End::Finished)
     }
@@ -380,8 +381,8 @@ impl<'a> Filling<'a> {
     where
         'a: 'b,
     {
-        let options =
-            Options { batch_tokens: self.batch_tokens, context: self.context, stop: self.stop, ..options };
+        let Filling { batch_tokens, context, stop, folder, .. } = *self;
+        let options = Options { batch_tokens, context, stop, folder, ..options };
         Extraction::new(self.model, self.request, &self.examples[examples], options)
     }
 }

@@ -10,6 +10,7 @@ use crate::args::{Args, Check, Loading};
 use crate::failure::{FAILED, Failure, SUCCESS};
 use crate::output::{self, PLAIN};
 use crate::session;
+use easyroutine_app::memory::bounded;
 use easyroutine_app::reports::dtype_name;
 
 pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
@@ -20,7 +21,7 @@ pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
     let loading = &wanted.model.loading;
     let files = session::find(&wanted.model.reference()?, &loading.finding)?;
     let opened = session::open(&files, &loading.finding)?;
-    crate::memory::check(&opened, loading.dtype())?;
+    let options = bounded(&opened, loading.options())?;
     let mut outcomes: Vec<Outcome> = opened
         .non_finite()?
         .into_iter()
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &Args, wanted: &Check) -> Result<u8, Failure> {
         let law = "weights are finite numbers";
         outcomes.push(Outcome { law, deviation: Some(0.0), allowed: 0.0, place: String::new() });
     }
-    let mut model = opened.build(&loading.options())?;
+    let mut model = opened.build(&options)?;
     let longest = usize::from(wanted.tokens).min(model.arch().context).max(2);
     let ids = ids(longest, model.arch().vocabulary);
     outcomes.extend(check(&mut model, [&ids, &ids[longest / 3..]])?);

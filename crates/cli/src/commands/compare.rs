@@ -7,6 +7,7 @@ use easyroutine::compare::{
 };
 use easyroutine::load::LoadOptions;
 use easyroutine::{Dtype, Stop};
+use easyroutine_app::memory::bounded;
 use easyroutine_app::reports::{comparison, dtype_name, verdict_name, wrong_name};
 use serde_json::{Value, json};
 
@@ -20,9 +21,9 @@ pub(crate) fn run(args: &Args, wanted: &Check, file: &Path) -> Result<u8, Failur
     let loading = &wanted.model.loading;
     let files = session::find(&wanted.model.reference()?, &loading.finding)?;
     let opened = session::open(&files, &loading.finding)?;
-    crate::memory::check(&opened, loading.dtype())?;
+    let options = bounded(&opened, loading.options())?;
     let names = opened.reading.names.clone();
-    let model = opened.build(&loading.options())?;
+    let model = opened.build(&options)?;
     let allowed = wanted.tolerance.unwrap_or_else(|| tolerance(&model));
     let found = if wanted.exact {
         // In bf16 weights are rounded; the exact ones are those of a second model.
@@ -30,8 +31,9 @@ pub(crate) fn run(args: &Args, wanted: &Check, file: &Path) -> Result<u8, Failur
             Dtype::F32 => None,
             Dtype::Bf16 => {
                 let again = session::open(&files, &loading.finding)?;
-                crate::memory::check(&again, Dtype::F32)?;
-                Some(again.build(&LoadOptions { dtype: Dtype::F32, ..loading.options() })?)
+                let options = LoadOptions { dtype: Dtype::F32, ..loading.options() };
+                let options = bounded(&again, options)?;
+                Some(again.build(&options)?)
             }
         };
         compare_exact(&model, exact.as_ref().unwrap_or(&model), &names, file, allowed, Stop::Never)?

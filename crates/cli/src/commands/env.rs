@@ -15,6 +15,7 @@ pub(super) const VARIABLES: &[(&str, &str)] = &[
     ("EASYROUTINE_FORMAT", "default format, if neither --format nor the ending of -o names one"),
     ("EASYROUTINE_DTYPE", "as --dtype: f32 or bf16"),
     ("EASYROUTINE_THREADS", "as --threads"),
+    ("EASYROUTINE_MEMORY", "as --memory"),
     ("EASYROUTINE_DEVICE", "as --device"),
     ("EASYROUTINE_OFFLINE", "as --offline, unless it is empty, 0, false, no or off"),
     ("EASYROUTINE_SEED", "as --seed"),

@@ -6,6 +6,7 @@ use std::path::Path;
 use easyroutine::arch::{Head, Mlp, UnembedMatrix, Window, Wiring};
 use easyroutine::cache::readable;
 use easyroutine::expected::ExpectedTensor;
+use easyroutine::export::InMemory;
 use easyroutine::families::Reading;
 use easyroutine::{Dtype, source};
 use serde_json::{Map, Value, json};
@@ -51,11 +52,43 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
     for (key, dtype) in [("weights_f32_bytes", Dtype::F32), ("weights_bf16_bytes", Dtype::Bf16)] {
         facts.push((key, json!(opened.weight_bytes(dtype)?)));
     }
+    let tensors = match opened.in_memory(&model.loading.options()) {
+        Ok(tensors) => tensors,
+        Err(error) => {
+            output::note("note", &format!("the model cannot be loaded: {}", one_line(&error.to_string())));
+            Vec::new()
+        }
+    };
+    if !tensors.is_empty() {
+        facts.extend([("kept_as_stored", kept(&tensors)), ("widened_to_f32", widened(&tensors))]);
+    }
     let rows = facts
         .iter()
         .map(|(key, value)| vec![(*key).to_owned().into(), shown(key, value)])
         .collect::<Vec<_>>();
+    let in_json = |tensor: &InMemory| {
+        let InMemory { name, shape, encoding, widened } = tensor;
+        let in_memory = if widened.is_some() { "F32" } else { encoding };
+        json!({"name": name, "shape": shape, "encoding": encoding, "in_memory": in_memory, "why": widened})
+    };
+    facts.push(("tensors", tensors.iter().map(in_json).collect()));
     write(&targets, facts, &rows)
+}
+
+/// How many tensors stay as they are stored, for products in f32, by their encodings.
+fn kept(tensors: &[InMemory]) -> Value {
+    counted(tensors.iter().filter(|tensor| tensor.widened.is_none()).map(|tensor| tensor.encoding.as_str()))
+}
+
+/// How many tensors are widened to f32, by why.
+fn widened(tensors: &[InMemory]) -> Value {
+    counted(tensors.iter().filter_map(|tensor| tensor.widened))
+}
+
+fn counted<'a>(words: impl Iterator<Item = &'a str>) -> Value {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    words.for_each(|word| *counts.entry(word).or_default() += 1);
+    json!(counts)
 }
 
 /// A config.json without weights: the same facts, and the tensors that it requires.

@@ -69,6 +69,7 @@ impl Job<'_> {
             generated: self.extract.generate.map(|tokens| Generated { tokens: tokens.into(), ignores_end }),
             chat: self.chat,
             batch_tokens: self.extract.batch_tokens as usize,
+            folder: None,
             on_nan: None,
             stop: Stop::Never,
         })
@@ -92,6 +93,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
     let stop = progress::interrupted()?;
     let fields = job.all_fields();
     let filling = Filling {
+        folder: Some(base).filter(|base| base.is_dir()),
         on_nan: Some(&|| output::warn_of_nan(true, !job.interventions.is_empty())),
         stop: Stop::When(&|| stop.load(Ordering::Relaxed)),
         ..job.filling(&fields)?
@@ -113,7 +115,7 @@ pub(super) fn run(args: &Args, base: &Path, job: &Job<'_>) -> Result<(), Failure
             output::note("note", &format!("no run `{name}` was begun before: it begins now"));
         },
     };
-    let bar = progress::Rows::new();
+    let bar = progress::Rows::new(&job.session.model);
     let filled = filling.fill(place, annotations(job)?, &|progress| bar.tell(progress))?;
     bar.finish();
     match filled {

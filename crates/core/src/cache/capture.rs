@@ -75,6 +75,11 @@ impl Capture {
         self
     }
 
+    /// Goes on from a mean over examples.
+    pub(crate) fn go_on_from(&mut self, so_far: RunningMean) {
+        self.running = Some(so_far);
+    }
+
     /// Takes out the mean over examples, to continue with in the next batch; [`Capture::finish`] then has none.
     pub fn take_running(&mut self) -> RunningMean {
         self.running.take().unwrap_or_default()

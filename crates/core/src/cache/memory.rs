@@ -3,6 +3,7 @@
 use indexmap::IndexMap;
 
 use super::{ActivationCache, Content};
+use crate::error::{Error, Result};
 
 /// How [`ActivationCache::memory_tree`] lists keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,33 @@ pub fn readable(bytes: u64) -> String {
     }
 }
 
+/// Bytes from words: `3G`, `1.5 GB`, `800MiB`, `4096`; units of 1000 unless they have an `i`.
+///
+/// # Errors
+/// Words that are no number of bytes, or none at all.
+pub fn parse_bytes(text: &str) -> Result<u64> {
+    let wrong = || {
+        Error::input(format!("`{}` is no number of bytes", text.escape_debug()))
+            .hint("write one as 3G, 1.5GB, 800MiB or 4096")
+    };
+    let trimmed = text.trim();
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let unit = unit.trim().to_ascii_lowercase();
+    let unit = unit.strip_suffix('b').unwrap_or(&unit);
+    let (prefix, base) = unit.strip_suffix('i').map_or((unit, 1000.0), |prefix| (prefix, 1024.0));
+    let power = match prefix {
+        "" if base == 1000.0 => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return Err(wrong()),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| wrong())? * f64::powi(base, power);
+    if bytes >= 1.0 && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wrong()) }
+}
+
 struct Line {
     shape: String,
     keys: usize,
@@ -108,4 +136,22 @@ fn without_numbers(key: &str) -> String {
         }
     }
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_with_their_units() {
+        let read = |text| parse_bytes(text).ok();
+        assert_eq!(read("4096"), Some(4096));
+        assert_eq!(read("3G"), Some(3_000_000_000));
+        assert_eq!(read("1.5 GB"), Some(1_500_000_000));
+        assert_eq!(read("800MiB"), Some(800 << 20));
+        assert_eq!(read("2gib"), Some(2 << 30));
+        for wrong in ["", "0", "G", "3X", "-1", "1e9", "1..2G", "3Gi B", "ib", "99999999999T", "\u{202e}3"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

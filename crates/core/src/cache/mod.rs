@@ -21,7 +21,7 @@ pub use aggregate::{Aggregation, Aggregations, Batches, CustomAggregation};
 pub use capture::Capture;
 pub use kept::{Kept, Numbers};
 pub use key::{Key, Statistic};
-pub use memory::{Grouping, readable};
+pub use memory::{Grouping, parse_bytes, readable};
 pub use reduce::{Axis, Examples, PatternAverage, Reduction};
 pub use running::RunningMean;
 

@@ -7,16 +7,20 @@ mod size;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::ops::Range;
+use std::path::Path;
+
+use easyroutine_sites::Point;
 
 use crate::batch::Batch;
-use crate::cache::{ActivationCache, Examples, RunningMean};
+use crate::cache::{ActivationCache, Capture, Examples, RunningMean};
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Model;
+use crate::model::{Between, Lane, Model, bytes_of_token};
 use crate::positions::{Context, Row, Selected, Selection};
 use crate::request::{Request, Tokens};
 use crate::stop::Stop;
-use crate::tap::Tap;
+use crate::tap::{Tap, Value, Want};
 pub use collect::Collect;
 pub use continued::continued;
 pub use size::Size;
@@ -69,6 +73,11 @@ pub struct Options<'a> {
     /// Number of consecutive examples sorted into batches together; the results of one window precede those of the
     /// next.
     pub window: usize,
+    /// Where windows end, instead, if they are not all equally long: ascending, the last at the number of examples.
+    pub ends: Option<&'a [usize]>,
+    /// The folder of a temporary file in which activations wait between two layers, where memory holds neither the model's
+    /// weights nor them; the system's own by default.
+    pub folder: Option<&'a Path>,
     /// The context that all rows share; an example's own pivots take precedence.
     pub context: Context<'a>,
     /// Called after each batch.
@@ -82,6 +91,8 @@ impl Default for Options<'_> {
         Options {
             batch_tokens: 4096,
             window: usize::MAX,
+            ends: None,
+            folder: None,
             context: Context::default(),
             progress: None,
             stop: Stop::Never,
@@ -118,6 +129,52 @@ pub struct Extraction<'a> {
     examples: &'a [Example],
     tokens: Tokens,
     options: Options<'a>,
+}
+
+/// Tokens of a pass over weights that are read anew in each: so many that reading takes a small part of the time, so few that
+/// not much is lost with a pass that is stopped.
+pub const PASS_TOKENS: usize = 1 << 15;
+
+/// A batch of examples, by their places.
+struct Job {
+    places: Vec<usize>,
+    /// The window whose last batch it is.
+    ends: Option<Range<usize>>,
+}
+
+/// How memory is shared out beside the weights, in bytes but for the first.
+struct Share {
+    /// Tokens of a batch at most.
+    batch_tokens: usize,
+    waiting: u64,
+    kept: u64,
+}
+
+/// A capture whose means over examples are those of all batches.
+struct SharedMeans<'a> {
+    capture: Capture,
+    means: &'a RefCell<RunningMean>,
+    takes_means: bool,
+}
+
+impl Tap for SharedMeans<'_> {
+    fn wants(&self, point: Point) -> Want {
+        self.capture.wants(point)
+    }
+
+    fn tokens(&self, point: Point, batch: &Batch) -> Option<Vec<usize>> {
+        self.capture.tokens(point, batch)
+    }
+
+    fn at(&mut self, point: Point, value: &mut Value<'_>) -> Result<()> {
+        if !self.takes_means {
+            return self.capture.at(point, value);
+        }
+        self.capture.go_on_from(self.means.take());
+        let result = self.capture.at(point, value);
+        self.means.replace(self.capture.take_running());
+        result
+    }
 }
 
 /// Makes the tap that comes before the capture, for a batch's rows: an edit, for instance.
@@ -184,62 +241,142 @@ impl<'a> Extraction<'a> {
     /// # Errors
     /// As [`Extraction::run`], and the tap's errors.
     pub fn run_after(&self, first: &mut FirstTap<'_>, sink: &mut dyn Sink) -> Result<End> {
+        let means = RefCell::new(RunningMean::default());
         let lengths: Vec<usize> = self.examples.iter().map(|example| example.ids.len()).collect();
         let mut progress =
             Progress { rows: 0, all_rows: lengths.len(), tokens: 0, all_tokens: lengths.iter().sum() };
-        let mut means = RunningMean::default();
-        let mut end = End::Finished;
-        'windows: for window in plan::windows(lengths.len(), self.options.window) {
-            for batch in plan::batches(&lengths, window.clone(), self.options.batch_tokens) {
-                if self.options.stop.is_due() {
-                    end = End::Stopped;
-                    break 'windows;
-                }
-                match self.batch(&batch, first, &mut means) {
-                    Ok(cache) => sink.rows(&self.numbers(&batch), cache)?,
-                    Err(error) if error.kind() == ErrorKind::Interrupted && self.options.stop.is_due() => {
-                        end = End::Stopped;
-                        break 'windows;
-                    }
-                    Err(error) => return Err(error),
-                }
-                progress.rows += batch.len();
-                progress.tokens += batch.iter().map(|row| lengths[*row]).sum::<usize>();
+        for pass in self.passes(&lengths)? {
+            let taken = match self.options.stop.is_due() {
+                true => None,
+                false => self.pass(&pass, first, &means, progress)?,
+            };
+            let Some(caches) = taken else {
+                self.give_means(&means, sink)?;
+                return Ok(End::Stopped);
+            };
+            for (job, cache) in pass.iter().zip(caches) {
+                sink.rows(&self.numbers(&job.places), cache)?;
+                progress.rows += job.places.len();
+                progress.tokens += job.places.iter().map(|row| lengths[*row]).sum::<usize>();
                 if let Some(tell) = self.options.progress {
                     tell(progress);
                 }
+                if let Some(window) = &job.ends {
+                    sink.window(window.clone())?;
+                }
             }
-            sink.window(window)?;
         }
-        if !means.is_empty() {
-            sink.means(&means)?;
-        }
-        Ok(end)
+        self.give_means(&means, sink)?;
+        Ok(End::Finished)
     }
 
-    /// Runs one batch of examples, given by index.
-    fn batch(
+    fn give_means(&self, means: &RefCell<RunningMean>, sink: &mut dyn Sink) -> Result<()> {
+        let means = means.borrow();
+        if means.is_empty() { Ok(()) } else { sink.means(&means) }
+    }
+
+    /// The batches of each pass over the model's weights: one, or as many as memory holds the results of where the weights
+    /// are read anew in each pass.
+    fn passes(&self, lengths: &[usize]) -> Result<Vec<Vec<Job>>> {
+        let Options { window, ends, batch_tokens, .. } = self.options;
+        let share = self.share();
+        let batch_tokens = share.as_ref().map_or(batch_tokens, |share| share.batch_tokens.min(batch_tokens));
+        let points = self.request.points(self.model.arch())?;
+        let mut passes: Vec<Vec<Job>> = Vec::new();
+        let (mut tokens, mut bytes) = (0, 0);
+        for window in plan::windows(lengths.len(), window, ends) {
+            let mut batches = plan::batches(lengths, window.clone(), batch_tokens).into_iter().peekable();
+            while let Some(places) = batches.next() {
+                let of_batch: usize = places.iter().map(|row| lengths[*row]).sum();
+                let kept = match &share {
+                    None => 0,
+                    Some(_) => {
+                        let tokens = self.tokens.of(&places);
+                        size::of(self.model.arch(), &points, &tokens, &self.request.reduction).bytes
+                    }
+                };
+                let ends = batches.peek().is_none().then(|| window.clone());
+                let job = Job { places, ends };
+                match (passes.last_mut(), &share) {
+                    (Some(pass), Some(share))
+                        if tokens + of_batch <= PASS_TOKENS && bytes + kept <= share.kept =>
+                    {
+                        pass.push(job);
+                    }
+                    _ => {
+                        passes.push(vec![job]);
+                        (tokens, bytes) = (0, 0);
+                    }
+                }
+                (tokens, bytes) = (tokens + of_batch, bytes + kept);
+            }
+        }
+        Ok(passes)
+    }
+
+    /// How memory is shared out beside the weights, where it does not hold all of them: a quarter each for a run's own
+    /// buffers and for what waits between layers, and for results as much, twice while they are joined.
+    fn share(&self) -> Option<Share> {
+        let part = self.model.room()? / 4;
+        let of_token = bytes_of_token(self.model.arch()).max(1);
+        Some(Share { batch_tokens: (part / of_token).max(1) as usize, waiting: part, kept: part })
+    }
+
+    /// Runs the batches of one pass; nothing if it was stopped.
+    fn pass(
         &self,
-        places: &[usize],
+        jobs: &[Job],
         first: &mut FirstTap<'_>,
-        means: &mut RunningMean,
-    ) -> Result<ActivationCache> {
-        let examples: Vec<&Example> = places.iter().map(|place| &self.examples[*place]).collect();
-        let ids: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
-        let rows: Vec<Row<'_>> = examples.iter().map(|example| example.row()).collect();
-        let batch = Batch::new(&ids)?;
-        // A batch that adds to means runs to its end: stopping halfway would leave part of its rows in them.
-        let stop = match self.request.reduction.examples {
-            Examples::Mean => Stop::Never,
-            Examples::Each => self.options.stop,
+        means: &RefCell<RunningMean>,
+        progress: Progress,
+    ) -> Result<Option<Vec<ActivationCache>>> {
+        let takes_means = self.request.reduction.examples == Examples::Mean;
+        let mut lanes = Vec::with_capacity(jobs.len());
+        for Job { places, .. } in jobs {
+            let examples: Vec<&Example> = places.iter().map(|place| &self.examples[*place]).collect();
+            let ids: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
+            let rows: Vec<Row<'_>> = examples.iter().map(|example| example.row()).collect();
+            let batch = Batch::new(&ids)?;
+            let so_far = RunningMean::default();
+            let capture = self.request.capture(self.model.arch(), self.tokens.of(places), so_far)?;
+            let taps = (first(&batch, &rows)?, SharedMeans { capture, means, takes_means });
+            lanes.push(Lane::new(self.model, batch, taps)?);
+        }
+        let share = self.share();
+        let before = (takes_means && share.is_some()).then(|| means.borrow().clone());
+        let ran = match (share, lanes.as_mut_slice()) {
+            (None, lanes) => {
+                // A batch that adds to means runs to its end: stopped half way it would leave a part of its rows in them.
+                let stop = if takes_means { Stop::Never } else { self.options.stop };
+                lanes
+                    .iter_mut()
+                    .try_for_each(|lane| self.model.forward_until(&lane.batch, &mut lane.tap, stop))
+            }
+            (Some(share), lanes) => {
+                let folder = self.options.folder.map_or_else(std::env::temp_dir, Path::to_owned);
+                let between = Between { memory: share.waiting, folder: &folder };
+                let tokens: usize = lanes.iter().map(|lane| lane.batch.n_tokens()).sum();
+                self.model.forward_side_by_side(lanes, between, self.options.stop, &mut |done, of| {
+                    // The last block is told of with the rows that are done then.
+                    if let Some(tell) = self.options.progress.filter(|_| done < of) {
+                        tell(Progress { tokens: progress.tokens + tokens * done / of, ..progress });
+                    }
+                })
+            }
         };
-        let capture =
-            self.request.capture(self.model.arch(), self.tokens.of(places), std::mem::take(means))?;
-        let mut taps = (first(&batch, &rows)?, capture);
-        self.model.forward_until(&batch, &mut taps, stop)?;
-        let (_, mut capture) = taps;
-        *means = capture.take_running();
-        Ok(capture.finish(&batch))
+        match ran {
+            Ok(()) => {
+                Ok(Some(lanes.into_iter().map(|lane| lane.tap.1.capture.finish(&lane.batch)).collect()))
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted && self.options.stop.is_due() => {
+                // Means speak of whole passes: a part of the layers has seen these rows.
+                if let Some(before) = before {
+                    means.replace(before);
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn numbers(&self, places: &[usize]) -> Vec<usize> {

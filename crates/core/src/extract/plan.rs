@@ -3,10 +3,18 @@
 
 use std::ops::Range;
 
-/// Consecutive ranges of this many examples.
-pub(super) fn windows(n_examples: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+/// Consecutive ranges of this many examples, or up to these ends.
+pub(super) fn windows(n_examples: usize, size: usize, ends: Option<&[usize]>) -> Vec<Range<usize>> {
+    if let Some(ends) = ends {
+        let ends = ends.iter().map(|end| *end.min(&n_examples)).chain([n_examples]);
+        let from = |start: &mut usize, end: usize| Some(std::mem::replace(start, end)..end);
+        return ends.scan(0, from).filter(|window| !window.is_empty()).collect();
+    }
     let size = size.max(1);
-    (0..n_examples).step_by(size).map(move |start| start..start.saturating_add(size).min(n_examples))
+    (0..n_examples)
+        .step_by(size)
+        .map(move |start| start..start.saturating_add(size).min(n_examples))
+        .collect()
 }
 
 /// The rows of a window, longest first, divided into batches of at most `budget` tokens. Longest first, so that

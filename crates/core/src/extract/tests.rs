@@ -15,14 +15,14 @@ proptest! {
         size in 1usize..70,
     ) {
         let order = |budget| -> Vec<usize> {
-            windows(lengths.len(), size).flat_map(|window| batches(&lengths, window, budget).concat()).collect()
+            windows(lengths.len(), size, None).into_iter().flat_map(|window| batches(&lengths, window, budget).concat()).collect()
         };
         let seen: BTreeSet<usize> = order(budget).into_iter().collect();
         prop_assert_eq!(seen.len(), lengths.len());
         prop_assert_eq!(order(budget).len(), lengths.len());
         prop_assert_eq!(order(budget), order(usize::MAX));
         let mut next = 0;
-        for window in windows(lengths.len(), size) {
+        for window in windows(lengths.len(), size, None) {
             prop_assert_eq!(window.start, next);
             next = window.end;
             for batch in batches(&lengths, window.clone(), budget) {

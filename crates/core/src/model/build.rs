@@ -10,6 +10,7 @@ use super::build_parts::{gate_up, unnamed};
 use super::build_recurrence as recurrence;
 use super::build_tables::{Tables, module_of, tables, with_hint};
 use super::embed::{Embedding, PerLayer, Table};
+use super::layers::ByLayer;
 use super::weights::{Block, Mlp, Norms, Weights};
 use super::xielu::Xielu;
 use super::{Model, Unembedding};
@@ -19,18 +20,21 @@ use crate::names::{LayerNames, Linear, MlpNames, Names};
 use crate::weights::{Checkpoint, Files, Loader, Norm, Projection};
 
 impl Model {
-    /// Finds all weights. Matrices are read on demand.
+    /// Finds all weights. Matrices are read on demand. If `memory` bounds their bytes, they are held one layer at a time.
     ///
     /// # Errors
-    /// If a tensor is missing, surplus, of the wrong shape or not floating point.
+    /// If a tensor is missing, surplus, of the wrong shape or not floating point, or memory does not hold a layer.
     pub(crate) fn build(
         arch: Arch,
         names: &Names,
         checkpoint: Arc<Checkpoint>,
         cpu: Cpu,
         dtype: Dtype,
+        memory: Option<u64>,
     ) -> Result<Model> {
-        let loader = Loader { checkpoint: &checkpoint, names, base: names.prefix, cpu: &cpu, dtype };
+        let by_layer = memory.is_some();
+        let loader =
+            Loader { checkpoint: &checkpoint, names, base: names.prefix, cpu: &cpu, dtype, by_layer };
         let tables = tables(&loader, &arch)?;
         let head = head(&loader, &arch, &tables)?;
         let embedding = embedding(&loader, &arch, &tables, &head, &checkpoint)?;
@@ -40,11 +44,13 @@ impl Model {
         let mut warnings = warned.map_err(|error| with_hint(error, &arch, names, &checkpoint))?;
         warnings.extend(tables.warning);
         checkpoint.check_unchanged()?;
+        let weights = Weights { embedding, blocks, unembedding: head };
         Ok(Model {
             arch,
             cpu,
             dtype,
-            weights: Weights { embedding, blocks, unembedding: head },
+            by_layer: memory.map(|memory| ByLayer::new(&weights, memory)).transpose()?,
+            weights,
             warnings,
             registers: Mutex::default(),
         })
@@ -62,7 +68,7 @@ pub(crate) fn build_unembedding(
     if let Some(reason) = arch.lacks_unembedding() {
         return Err(Error::new(ErrorKind::Unsupported, reason));
     }
-    let loader = Loader { checkpoint, names, base: names.prefix, cpu, dtype };
+    let loader = Loader { checkpoint, names, base: names.prefix, cpu, dtype, by_layer: false };
     let found = unembedding(&loader, arch, &tables(&loader, arch)?)?;
     checkpoint.check_found().map_err(|error| with_hint(error, arch, names, checkpoint))?;
     Ok(found)

@@ -12,6 +12,10 @@ pub(super) fn gate_up(
     d_mlp: usize,
     d_model: usize,
 ) -> Result<Projection> {
+    if factor.is_some() {
+        let name = format!("{prefix}{}.weight", gate.name);
+        loader.checkpoint.widens(loader.base, &name, "multiplied by a factor of the config");
+    }
     let gate = loader.part(prefix, gate, d_mlp, d_model)?.times(factor);
     let parts = vec![gate, loader.part(prefix, up, d_mlp, d_model)?];
     Ok(loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)))

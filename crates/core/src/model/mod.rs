@@ -13,6 +13,7 @@ mod embed;
 mod exact;
 mod experts;
 mod frozen;
+mod layers;
 mod past;
 mod points;
 mod recurrence;
@@ -26,6 +27,7 @@ mod states;
 #[cfg(test)]
 mod tests;
 mod unembed;
+mod waiting;
 mod weights;
 mod xielu;
 
@@ -46,6 +48,8 @@ pub(crate) use buffer::Buffer;
 pub(crate) use build::build_unembedding;
 pub use exact::{ExactTap, ExactValue};
 pub use frozen::{Frozen, Visitor};
+use layers::ByLayer;
+pub(crate) use layers::{Between, Lane, bytes_of_token};
 pub use past::KvCache;
 pub(crate) use past::Shared;
 use past::{CachedRow, Past};
@@ -77,6 +81,8 @@ pub struct Model {
     warnings: Vec<String>,
     /// Buffers of finished runs, for reuse: page faults cost more than clearing.
     registers: Mutex<Vec<Registers>>,
+    /// Where memory does not hold the weights.
+    by_layer: Option<ByLayer>,
 }
 
 /// The modules that read the stream of a layer.
@@ -162,6 +168,11 @@ impl Model {
     /// Prepends earlier warnings to its own.
     pub(crate) fn warned_before(&mut self, earlier: Vec<String>) {
         self.warnings.splice(0..0, earlier);
+    }
+
+    /// Puts a warning behind its own.
+    pub(crate) fn warned(&mut self, warning: String) {
+        self.warnings.push(warning);
     }
 
     /// Warnings about how its files were read: ignored tensors, sources that disagree.

@@ -61,6 +61,16 @@ impl Registers {
         self.matrices[reg as usize] = register;
     }
 
+    /// As [`Registers::take`], by its number.
+    pub(super) fn take_numbered(&mut self, number: usize) -> Register {
+        std::mem::take(&mut self.matrices[number])
+    }
+
+    /// Puts a register back by its number.
+    pub(super) fn put_numbered(&mut self, number: usize, register: Register) {
+        self.matrices[number] = register;
+    }
+
     /// A register by its number, as listed in [`crate::pass::Step::Narrow`].
     pub(super) fn numbered(&mut self, number: usize) -> &mut Register {
         &mut self.matrices[number]
@@ -128,6 +138,16 @@ impl Register {
             Form::Operand => self.operand.n_columns(),
             Form::Rows => self.rows.rows().n_columns(),
         }
+    }
+
+    /// Whether it holds rows of f32.
+    pub(super) fn has_rows(&self) -> bool {
+        self.form == Form::Rows
+    }
+
+    /// Bytes of what it holds.
+    pub(super) fn bytes(&self) -> u64 {
+        (size_of::<f32>() * self.n_rows() * self.n_columns()) as u64
     }
 
     /// Rows of f32.

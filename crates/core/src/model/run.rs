@@ -63,6 +63,7 @@ impl<'a> Run<'a> {
 
     /// Runs the steps of one section.
     pub(super) fn section(&mut self, section: &Section) -> Result<()> {
+        self.model.enter(section.at);
         section.steps.iter().try_for_each(|step| self.step(section.at, step))
     }
 

@@ -141,6 +141,41 @@ pub(crate) struct Shared {
     pub(crate) weigh: Option<Vec<f32>>,
 }
 
+impl Block {
+    /// All its projections.
+    pub(crate) fn projections(&self) -> Vec<&Projection> {
+        let mut all: Vec<&Projection> = self.per_layer.iter().flatten().collect();
+        if let Some(Attention { qkv, out, .. }) = &self.attention {
+            match qkv {
+                Qkv::AtOnce(one) => all.push(one),
+                Qkv::Latent(latent) => {
+                    all.extend(&latent.compress_queries);
+                    all.extend([&latent.queries, &latent.compress_kv, &latent.keys_values]);
+                }
+            }
+            all.push(out);
+        }
+        if let Some(Recurrence { input, state, out, .. }) = &self.recurrence {
+            all.extend([input, out]);
+            match state {
+                State::Selective { select, steps, .. } => all.extend([&**select, &**steps]),
+                State::Unit { gates, .. } => all.extend(gates),
+                State::None | State::Heads { .. } => {}
+            }
+        }
+        match &self.mlp {
+            Some(Mlp::Dense { up, down } | Mlp::Xielu { up, down, .. }) => all.extend([up, down]),
+            Some(Mlp::Experts { router, experts, shared, .. }) => {
+                all.push(router);
+                all.extend(experts.iter().flat_map(|expert| [&expert.gate_up, &expert.down]));
+                all.extend(shared.iter().flat_map(|shared| [&shared.up, &shared.down]));
+            }
+            None => {}
+        }
+        all
+    }
+}
+
 impl Weights {
     /// The block of a section.
     pub(crate) fn block(&self, at: At) -> Result<&Block> {

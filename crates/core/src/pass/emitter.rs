@@ -5,7 +5,7 @@ use std::ops::Range;
 use easyroutine_kernels::Finish;
 use easyroutine_sites::{Point, Scope, Site};
 
-use super::reg::Reg;
+use super::reg::{Reg, Regs};
 use super::step::{Form, Matrix, NormAt, Step, Values, Visit};
 use super::{Asked, At, Section};
 use crate::arch::{Arch, AttentionGate, Heads, Layer, Mlp, Norm, Recurrence};
@@ -29,7 +29,7 @@ impl<'a> Emitter<'a> {
     ) -> Section {
         // No step of the embedding or unembedding asks for a layer.
         let layer = &arch.layers[at.layer().unwrap_or(0)];
-        let section = Section { at, steps: Vec::with_capacity(24) };
+        let section = Section { at, steps: Vec::with_capacity(24), leaves: Regs::NONE };
         let mut emitter = Emitter { arch, asked, section, layer };
         equations(&mut emitter);
         emitter.section
@@ -97,7 +97,7 @@ impl<'a> Emitter<'a> {
     /// From here on tokens are dropped: in the last block only those that some tap needs continue.
     pub(super) fn narrow(&mut self) {
         if self.is_last() {
-            self.push(Step::Narrow { live: super::reg::Regs::NONE });
+            self.push(Step::Narrow { live: Regs::NONE });
         }
     }
 

@@ -10,6 +10,7 @@ pub(super) fn finish(sections: &mut Vec<Section>, mut live: Regs) {
     // Registers that a later step reads as rows of f32.
     let mut rows = live;
     for section in sections.iter_mut().rev() {
+        section.leaves = live;
         let mut kept = Vec::with_capacity(section.steps.len());
         while let Some(mut step) = section.steps.pop() {
             if let Step::Narrow { live: narrowed } = &mut step {

@@ -24,8 +24,7 @@ use crate::tap::Want;
 use emitter::Emitter;
 pub(crate) use outline::multiplications;
 pub use outline::{Outline, Row, outline};
-use reg::Regs;
-pub(crate) use reg::{MATRICES, Reg};
+pub(crate) use reg::{MATRICES, Reg, Regs};
 pub(crate) use step::{Form, KeyHeads, Matrix, NormAt, Step, Values, Visit};
 
 /// A pass, or a range of its sections.
@@ -39,6 +38,8 @@ pub(crate) struct Program {
 pub(crate) struct Section {
     pub(crate) at: At,
     pub(crate) steps: Vec<Step>,
+    /// What later sections read of the registers.
+    pub(crate) leaves: Regs,
 }
 
 /// A section of a pass, in order.

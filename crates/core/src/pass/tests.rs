@@ -46,7 +46,7 @@ fn streams(point: Point) -> Want {
 /// One line per step; the first head stands for all.
 fn printed(program: &Program, arch: &Arch) -> String {
     let mut text = String::new();
-    for Section { at, steps } in &program.sections {
+    for Section { at, steps, .. } in &program.sections {
         text += &format!("{at}\n");
         for step in steps.iter().filter(|step| step.of_one().is_none_or(|number| number == 0)) {
             let form = step.clone().form_mut().map(|(_, form)| *form);

@@ -23,6 +23,8 @@ pub(crate) struct Checkpoint {
     stored: BTreeMap<String, Stored>,
     used: Mutex<BTreeSet<String>>,
     faults: Mutex<Faults>,
+    /// Tensors that are widened to f32, and why.
+    widened: Mutex<BTreeMap<String, &'static str>>,
     /// The requested tensors, if there are no files.
     asked: Option<Asked>,
 }
@@ -60,6 +62,7 @@ impl Checkpoint {
             stored: names.into_iter().collect(),
             used: Mutex::default(),
             faults: Mutex::default(),
+            widened: Mutex::default(),
             asked: None,
         }
     }
@@ -136,7 +139,19 @@ impl Checkpoint {
     /// As [`Checkpoint::tensor`].
     pub(crate) fn values(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let Some(tensor) = self.tensor(prefix, name, shape)? else { return Ok(Vec::new()) };
+        self.widens(prefix, name, "few numbers: norms, biases, tables of positions and the like");
         tensor.read_all()
+    }
+
+    /// Notes why a tensor is widened to f32.
+    pub(crate) fn widens(&self, prefix: &str, name: &str, why: &'static str) {
+        let key = self.find(prefix, name).unwrap_or_else(|| format!("{prefix}{name}"));
+        self.widened.lock().unwrap_or_else(PoisonError::into_inner).insert(key, why);
+    }
+
+    /// Why tensors are widened to f32, by their names, of all that were read so far.
+    pub(crate) fn widened(&self) -> BTreeMap<String, &'static str> {
+        self.widened.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The rows of a tensor, to be read on demand; empty if a fault is recorded.
@@ -144,7 +159,12 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::tensor`].
     pub(crate) fn rows(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<TensorRows> {
-        self.tensor(prefix, name, shape)?.map_or(Ok(TensorRows::Missing), |tensor| tensor.lasting())
+        let Some(tensor) = self.tensor(prefix, name, shape)? else { return Ok(TensorRows::Missing) };
+        let rows = tensor.lasting()?;
+        if rows.is_widened() {
+            self.widens(prefix, name, "no product reads this encoding");
+        }
+        Ok(rows)
     }
 
     /// The container's name of a byte tensor with this shape; `None` if a fault is recorded.
@@ -162,6 +182,7 @@ impl Checkpoint {
         let stored = self.by_name(&key)?;
         self.used().insert(key.clone());
         if stored.shape() == shape && stored.encoding() == Encoding::U8 {
+            self.widens(prefix, name, "no product reads this encoding");
             return Ok(Some(key));
         }
         let unfit = format!(

@@ -4,13 +4,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use easyroutine_kernels::{Cpu, Dtype, Encoding, Out, PackedMatrix, Rows, RowsMut, Scale, Source};
-use half::{bf16, f16};
 
 use super::checkpoint::Checkpoint;
 use super::mxfp4::Mxfp4;
+use super::parts::{Columns, JoinedRows, Part, PartRows};
 use super::projection::{Projection, Update};
 use super::table::Table;
-use super::tensor::{Tensor, TensorRows};
+use super::tensor::Tensor;
 use crate::adapter::LowRank;
 use crate::arch::{self, Bias};
 use crate::error::Result;
@@ -71,10 +71,12 @@ pub(crate) struct Loader<'a> {
     pub(crate) base: &'a str,
     pub(crate) cpu: &'a Cpu,
     pub(crate) dtype: Dtype,
+    /// Whether packed matrices are let go and read again: memory does not hold them all.
+    pub(crate) by_layer: bool,
 }
 
 /// The source of one row of a packed matrix: part and row.
-type Place = (usize, usize);
+pub(super) type Place = (usize, usize);
 
 impl Loader<'_> {
     /// A vector; empty if it is missing, which the checkpoint records.
@@ -154,16 +156,7 @@ impl Loader<'_> {
             Axes::OutIn => {
                 PartRows::Stored(self.checkpoint.rows(self.base, &name("weight"), &[outputs, inputs])?)
             }
-            Axes::InOut => match self.checkpoint.tensor(self.base, &name("weight"), &[inputs, outputs])? {
-                // The container has it the other way round: as products read it.
-                Some(tensor) if tensor.axes == Axes::InOut => PartRows::Stored(tensor.lasting()?),
-                Some(tensor) => {
-                    let values = tensor.read_all()?;
-                    tensor.drop_pages();
-                    PartRows::Columns { values, outputs, encoding: narrow(&tensor) }
-                }
-                None => PartRows::Missing,
-            },
+            Axes::InOut => self.columns(&name("weight"), &[inputs, outputs], 0)?,
         };
         let bias = match linear.bias {
             Bias::Stored => Some(self.vector(&name("bias"), outputs)?).filter(|bias| !bias.is_empty()),
@@ -207,21 +200,27 @@ impl Loader<'_> {
                     _ => PartRows::Missing,
                 }
             }
-            false => match self.checkpoint.tensor(self.base, name, &[count, inputs, outputs])? {
-                Some(tensor) if tensor.axes == Axes::InOut => {
-                    PartRows::From(tensor.lasting()?, expert * outputs)
-                }
-                Some(tensor) => {
-                    let mut values = vec![0.0; inputs * outputs];
-                    for (input, row) in values.chunks_exact_mut(outputs).enumerate() {
-                        tensor.read_row(expert * inputs + input, row)?;
-                    }
-                    PartRows::Columns { values, outputs, encoding: narrow(&tensor) }
-                }
-                None => PartRows::Missing,
-            },
+            false => self.columns(name, &[count, inputs, outputs], expert)?,
         };
         Ok(Part { weight, bias, update: None })
+    }
+
+    /// One matrix of a tensor that has inputs before outputs, and maybe several such matrices.
+    fn columns(&self, name: &str, shape: &[usize], matrix: usize) -> Result<PartRows> {
+        let (Some(tensor), &[.., inputs, outputs]) = (self.checkpoint.tensor(self.base, name, shape)?, shape)
+        else {
+            return Ok(PartRows::Missing);
+        };
+        if tensor.axes == Axes::InOut {
+            // The container has it the other way round: as products read it.
+            let rows = self.checkpoint.rows(self.base, name, shape)?;
+            return Ok(PartRows::From(rows, matrix * outputs));
+        }
+        let columns = Columns::new(tensor.lasting()?, matrix * inputs..(matrix + 1) * inputs, outputs);
+        if columns.encoding() == Encoding::F32 {
+            self.checkpoint.widens(self.base, name, "stored with inputs first, and turned");
+        }
+        Ok(PartRows::Columns(columns))
     }
 
     /// A table looked up by row: tensor `name`, with an adapter's update of `module`. Each has its own prefix, since a
@@ -236,6 +235,9 @@ impl Loader<'_> {
     ) -> Result<Table> {
         let stored = self.checkpoint.rows(base, name, &[rows, width])?;
         let update = self.checkpoint.low_rank_of_table(module_base, module, rows, width)?;
+        if update.is_some() {
+            self.checkpoint.widens(base, name, "an adapter changes its rows");
+        }
         Ok(Table { rows: stored, update, count: rows, _files: Arc::clone(self.checkpoint) })
     }
 
@@ -287,9 +289,10 @@ impl Loader<'_> {
         let update = self.update(&parts, outputs, &place);
         let parts: Vec<PartRows> = parts.into_iter().map(|part| part.weight).collect();
         // Decoded values are a second copy, so packing should not wait.
-        let decoded = parts.iter().any(|part| matches!(part, PartRows::Columns { .. }));
+        let decoded = parts.iter().any(|part| matches!(part, PartRows::Columns(_))) && !self.by_layer;
         let place = Box::new(place);
-        let matrix = later(Arc::new(JoinedRows { parts, place, files: Arc::clone(self.checkpoint) }));
+        let (again, files) = (self.by_layer, Arc::clone(self.checkpoint));
+        let matrix = later(Arc::new(JoinedRows { parts, place, outputs, again, files }));
         if decoded {
             matrix.pack_now(self.cpu);
         }
@@ -327,164 +330,5 @@ impl Loader<'_> {
             Ok::<(), Infallible>(())
         });
         Some(Update { down, up })
-    }
-}
-
-/// One stored projection.
-#[derive(Debug)]
-pub(crate) struct Part {
-    weight: PartRows,
-    bias: Option<Vec<f32>>,
-    /// An adapter's update.
-    update: Option<LowRank>,
-}
-
-impl Part {
-    /// The projection times a factor, including biases and updates.
-    pub(crate) fn times(mut self, factor: Option<f32>) -> Part {
-        let Some(factor) = factor else { return self };
-        let times = |values: &mut Vec<f32>| values.iter_mut().for_each(|x| *x *= factor);
-        self.bias.iter_mut().for_each(times);
-        if let Some(update) = &mut self.update {
-            times(&mut update.b);
-            update.bias.iter_mut().for_each(times);
-        }
-        if !self.weight.is_missing() {
-            self.weight = PartRows::Times(Box::new(self.weight), factor);
-        }
-        self
-    }
-
-    /// The biases: the stored one, and an adapter's.
-    fn biases(&self) -> impl Iterator<Item = &Vec<f32>> {
-        self.bias.iter().chain(self.update.iter().flat_map(|update| &update.bias))
-    }
-}
-
-#[derive(Debug)]
-enum PartRows {
-    /// Stored `[outputs, inputs]`.
-    Stored(TensorRows),
-    /// The same, from this row on.
-    From(TensorRows, usize),
-    /// Stored `[inputs, outputs]`, decoded completely because rows are columns there. Values of f16 and bf16 are kept
-    /// in their type.
-    Columns { values: Vec<f32>, outputs: usize, encoding: Encoding },
-    /// A table looked up by row.
-    Table(Table),
-    /// Blocks of 32 four-bit numbers with a common scale.
-    Mxfp4(Mxfp4),
-    /// Other rows times a factor.
-    Times(Box<PartRows>, f32),
-    /// Recorded as a fault: no model is built from it.
-    Missing,
-}
-
-impl PartRows {
-    fn is_missing(&self) -> bool {
-        match self {
-            PartRows::Missing => true,
-            PartRows::Stored(rows) | PartRows::From(rows, _) => rows.is_missing(),
-            PartRows::Times(rows, _) => rows.is_missing(),
-            PartRows::Columns { .. } | PartRows::Table(_) | PartRows::Mxfp4(_) => false,
-        }
-    }
-
-    /// Decodes one row.
-    fn read(&self, files: &Checkpoint, row: usize, weights: &mut [f32]) {
-        match self {
-            PartRows::Stored(rows) => rows.read(row, weights),
-            PartRows::From(rows, first) => rows.read(first + row, weights),
-            PartRows::Table(table) => table.read(row, weights),
-            PartRows::Columns { values, outputs, .. } => {
-                let column = values[row..].iter().step_by(*outputs);
-                weights.iter_mut().zip(column).for_each(|(x, v)| *x = *v);
-            }
-            PartRows::Mxfp4(blocks) => blocks.read(files, row, weights),
-            PartRows::Times(rows, factor) => {
-                rows.read(files, row, weights);
-                weights.iter_mut().for_each(|x| *x *= factor);
-            }
-            PartRows::Missing => {}
-        }
-    }
-
-    /// The encoding of a row, if products can use it.
-    fn encoding(&self, row: usize) -> Encoding {
-        match self {
-            PartRows::Stored(rows) => rows.encoding(row),
-            PartRows::From(rows, first) => rows.encoding(first + row),
-            PartRows::Table(table) => table.encoding(row),
-            PartRows::Columns { encoding, .. } => *encoding,
-            PartRows::Mxfp4(_) | PartRows::Times(..) | PartRows::Missing => Encoding::F32,
-        }
-    }
-
-    /// One row as stored.
-    fn read_stored(&self, row: usize, bytes: &mut [u8]) {
-        match self {
-            PartRows::Stored(rows) | PartRows::Table(Table { rows, .. }) => rows.read_stored(row, bytes),
-            PartRows::From(rows, first) => rows.read_stored(first + row, bytes),
-            PartRows::Columns { values, outputs, encoding } => {
-                let column = values[row..].iter().step_by(*outputs);
-                for (bytes, value) in bytes.chunks_exact_mut(2).zip(column) {
-                    bytes.copy_from_slice(&match encoding {
-                        Encoding::F16 => f16::from_f32(*value).to_le_bytes(),
-                        _ => bf16::from_f32(*value).to_le_bytes(),
-                    });
-                }
-            }
-            PartRows::Mxfp4(_) | PartRows::Times(..) | PartRows::Missing => {}
-        }
-    }
-
-    /// Releases the file's pages.
-    fn drop_pages(&self) {
-        match self {
-            PartRows::Stored(rows) | PartRows::From(rows, _) => rows.drop_pages(),
-            PartRows::Table(table) => table.drop_pages(),
-            PartRows::Times(rows, _) => rows.drop_pages(),
-            PartRows::Columns { .. } | PartRows::Mxfp4(_) | PartRows::Missing => {}
-        }
-    }
-}
-
-/// The encoding of a tensor of 16-bit floats, in which its values can be kept; f32 for others.
-fn narrow(tensor: &Tensor<'_>) -> Encoding {
-    match tensor.encoding() {
-        easyroutine_files::Encoding::F16 => Encoding::F16,
-        easyroutine_files::Encoding::Bf16 => Encoding::Bf16,
-        _ => Encoding::F32,
-    }
-}
-
-/// The rows of several stored projections as one matrix.
-struct JoinedRows {
-    parts: Vec<PartRows>,
-    place: Box<dyn Fn(usize) -> Place + Send + Sync>,
-    /// Marks the files as still in use.
-    files: Arc<Checkpoint>,
-}
-
-impl Source for JoinedRows {
-    fn read(&self, output: usize, weights: &mut [f32]) {
-        let (part, row) = (self.place)(output);
-        self.parts[part].read(&self.files, row, weights);
-    }
-
-    fn encoding(&self, output: usize) -> Encoding {
-        let (part, row) = (self.place)(output);
-        self.parts[part].encoding(row)
-    }
-
-    fn read_stored(&self, output: usize, bytes: &mut [u8]) {
-        let (part, row) = (self.place)(output);
-        self.parts[part].read_stored(row, bytes);
-    }
-
-    fn done(&self) {
-        for part in &self.parts {
-            part.drop_pages();
-        }
     }
 }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod files;
 mod load;
 mod mxfp4;
+mod parts;
 mod projection;
 mod surplus;
 mod table;

@@ -1,7 +1,7 @@
 //! Linear maps as the forward pass applies them.
 
 use std::convert::Infallible;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use easyroutine_kernels::{
     Activation, Cpu, Finish, Left, Out, PackedMatrix, Rows, RowsMut, Terms, give_back, large_values,
@@ -17,7 +17,7 @@ pub(crate) struct Projection {
     pub(crate) bias: Option<Vec<f32>>,
     update: Option<Box<Update>>,
     /// The map divided into equal parts of its inputs, once requested.
-    parts: OnceLock<Vec<Part>>,
+    parts: Mutex<Option<Arc<[Part]>>>,
 }
 
 /// A low-rank update, with its scale in `up`.
@@ -39,7 +39,7 @@ struct Part {
 
 impl Projection {
     pub(crate) fn new(matrix: PackedMatrix, bias: Option<Vec<f32>>) -> Self {
-        Projection { matrix, bias, update: None, parts: OnceLock::new() }
+        Projection { matrix, bias, update: None, parts: Mutex::default() }
     }
 
     /// The same map with an update.
@@ -147,7 +147,7 @@ impl Projection {
     /// # Shapes
     /// `x`: tokens by inputs of the part; `out`: tokens by outputs.
     pub(crate) fn apply_part(&self, cpu: &Cpu, x: Rows<'_>, part: usize, out: RowsMut<'_>) {
-        let Part { matrix, down } = &self.parts.get_or_init(|| self.cut(cpu, x.n_columns()))[part];
+        let Part { matrix, down } = &self.parts(cpu, x.n_columns())[part];
         self.multiply_by(cpu, x.into(), (matrix, down.as_ref()), None, Finish::Store, out.into());
     }
 
@@ -165,7 +165,7 @@ impl Projection {
     /// # Shapes
     /// `g`: tokens by outputs; `out`: tokens by inputs of the part.
     pub(crate) fn part_back(&self, cpu: &Cpu, width: usize, part: usize, g: Rows<'_>, out: RowsMut<'_>) {
-        let Part { matrix, down } = &self.parts.get_or_init(|| self.cut(cpu, width))[part];
+        let Part { matrix, down } = &self.parts(cpu, width)[part];
         self.back_by(cpu, (matrix, down.as_ref()), g, Finish::Add, out);
     }
 
@@ -211,6 +211,20 @@ impl Projection {
     /// Whether an adapter changes it.
     pub(crate) fn is_updated(&self) -> bool {
         self.update.is_some()
+    }
+
+    /// Lets go of what is packed, where it can be read again.
+    pub(crate) fn release(&self) {
+        self.matrix.release();
+        if self.matrix.is_released() {
+            *self.parts.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    /// The parts of `width` inputs, cut at the first call.
+    fn parts(&self, cpu: &Cpu, width: usize) -> Arc<[Part]> {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(parts.get_or_insert_with(|| self.cut(cpu, width).into()))
     }
 
     fn cut(&self, cpu: &Cpu, width: usize) -> Vec<Part> {

@@ -1,5 +1,6 @@
 //! Tables looked up row by row.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use easyroutine_kernels::Encoding;
@@ -38,7 +39,11 @@ impl Table {
         if self.update.is_some() { Encoding::F32 } else { self.rows.encoding(row) }
     }
 
-    pub(super) fn drop_pages(&self) {
-        self.rows.drop_pages();
+    pub(super) fn drop_pages(&self, rows: &Range<usize>) {
+        self.rows.drop_pages(rows);
+    }
+
+    pub(super) fn soon(&self, rows: &Range<usize>) {
+        self.rows.soon(rows);
     }
 }

@@ -1,5 +1,7 @@
 //! One tensor of a checkpoint, in its safetensors form.
 
+use std::ops::Range;
+
 use easyroutine_files::{Encoding, LastingRows, StoredTensor};
 use easyroutine_kernels as kernels;
 
@@ -220,6 +222,19 @@ impl TensorRows {
         }
     }
 
+    /// Whether no product takes some of the rows as they are stored.
+    pub(crate) fn is_widened(&self) -> bool {
+        match self {
+            TensorRows::Missing => false,
+            TensorRows::Stored { parts, values, .. } => {
+                let is_decoded =
+                    |part: &LastingRows| as_multiplied(part.encoding()) == kernels::Encoding::F32;
+                *values != StoredValues::Same || parts.iter().any(is_decoded)
+            }
+            TensorRows::Decoded { .. } => true,
+        }
+    }
+
     /// How a row is written, where a product can take it so: the values are those of [`TensorRows::read`].
     pub(crate) fn encoding(&self, row: usize) -> kernels::Encoding {
         match self {
@@ -238,11 +253,26 @@ impl TensorRows {
         }
     }
 
-    /// Releases the file's pages.
-    pub(crate) fn drop_pages(&self) {
-        if let TensorRows::Stored { parts, .. } = self {
-            parts.iter().for_each(LastingRows::drop_pages);
+    /// Releases the file's pages of some rows.
+    pub(crate) fn drop_pages(&self, rows: &Range<usize>) {
+        self.each_span(rows, LastingRows::drop_pages);
+    }
+
+    /// Says that some rows will be read soon.
+    pub(crate) fn soon(&self, rows: &Range<usize>) {
+        self.each_span(rows, LastingRows::soon);
+    }
+
+    /// Calls `act` with the stored rows among which some rows stand, for each stored tensor that has any.
+    fn each_span(&self, rows: &Range<usize>, act: impl Fn(&LastingRows, Range<usize>)) {
+        let TensorRows::Stored { parts, order, .. } = self else { return };
+        let mut spans: Vec<Option<Range<usize>>> = vec![None; parts.len()];
+        for row in rows.clone() {
+            let (part, row) = order.place(row, parts.len());
+            let span = spans[part].get_or_insert(row..row + 1);
+            *span = span.start.min(row)..span.end.max(row + 1);
         }
+        parts.iter().zip(spans).for_each(|(part, span)| span.into_iter().for_each(|span| act(part, span)));
     }
 }
 

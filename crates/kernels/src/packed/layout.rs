@@ -6,10 +6,15 @@ use super::{Dtype, Weights, blocks};
 use crate::aligned::{Aligned, cast, cast_mut};
 use crate::vector::{Element, MOST_LANES, PANEL, Vector, Work};
 use crate::{Cpu, scratch};
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Outputs from the gate in each panel of a gated matrix; the other half comes from up.
 pub(crate) const HALF: usize = PANEL / 2;
+
+/// Bytes of panels after which their source may let go of what it was read from: else the pages of a file would stand
+/// beside the panels until the last is packed.
+const AT_ONCE: usize = 16 << 20;
 
 /// Which outputs share a panel.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,6 +67,19 @@ impl Layout {
     /// # Panics
     /// If no memory can hold them.
     pub(super) fn pack<E: Send>(&self, cpu: &Cpu, weights: &impl Weights<E>) -> Result<Packed, E> {
+        let starts = self.starts(weights);
+        let end = starts.last().map_or(0, |(_, end)| *end);
+        let mut bytes = Aligned::zeroed(end);
+        self.fill_panels(cpu, &starts, &mut bytes.values_mut()[..end], weights)?;
+        let is_decoded = starts.iter().any(|(encoding, _)| *encoding != self.dtype.into());
+        Ok(Packed { bytes, starts, is_decoded })
+    }
+
+    /// The encoding of each panel and where it begins among the bytes of all; behind the last, where that ends.
+    ///
+    /// # Panics
+    /// If no memory can hold so many bytes.
+    pub(super) fn starts<E>(&self, weights: &impl Weights<E>) -> Vec<(Encoding, usize)> {
         let mut starts = Vec::with_capacity(self.n_panels() + 1);
         let mut end = 0_usize;
         for panel in 0..self.n_panels() {
@@ -74,10 +92,7 @@ impl Layout {
             end = bytes;
         }
         starts.push((self.dtype.into(), end));
-        let mut bytes = Aligned::zeroed(end);
-        self.fill_panels(cpu, &starts, &mut bytes.values_mut()[..end], weights)?;
-        let is_decoded = starts.iter().any(|(encoding, _)| *encoding != self.dtype.into());
-        Ok(Packed { bytes, starts, is_decoded })
+        starts
     }
 
     /// The encoding of a panel in memory.
@@ -110,7 +125,7 @@ impl Layout {
             bytes = rest;
         }
         let error = Mutex::new(None);
-        cpu.for_each(self.n_panels(), |panel| {
+        let fill = |panel: usize| {
             if lock(&error).is_some() {
                 return;
             }
@@ -125,8 +140,32 @@ impl Layout {
             if let Err(first) = result {
                 lock(&error).get_or_insert(first);
             }
-        });
+        };
+        let mut first = 0;
+        while first < self.n_panels() {
+            let start = starts[first].1;
+            let within = starts[first + 1..].partition_point(|(_, end)| end - start <= AT_ONCE);
+            let panels = first..first + within.max(1);
+            cpu.for_each(panels.len(), |i| fill(first + i));
+            self.outputs_of(&panels).into_iter().for_each(|outputs| weights.done(outputs));
+            first = panels.end;
+        }
         error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    /// The outputs that some panels hold, those of up apart from those of gate.
+    fn outputs_of(&self, panels: &Range<usize>) -> [Range<usize>; 2] {
+        let neurons = self.outputs / 2;
+        match self.order {
+            Order::Rows => {
+                let end = self.outputs;
+                [(panels.start * PANEL).min(end)..(panels.end * PANEL).min(end), end..end]
+            }
+            Order::Gated => {
+                let gates = (panels.start * HALF).min(neurons)..(panels.end * HALF).min(neurons);
+                [gates.clone(), neurons + gates.start..neurons + gates.end]
+            }
+        }
     }
 
     /// Writes one panel's weights in the matrix's type and leaves the padding unchanged.

@@ -17,6 +17,7 @@ pub(crate) use panel::{Packed, Panel};
 pub(crate) use row::MultiplyRow;
 use std::convert::Infallible;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -63,7 +64,11 @@ pub struct PackedMatrix {
 }
 
 enum State {
-    Packed(Arc<Packed>),
+    Packed {
+        panels: Arc<Packed>,
+        /// Where the weights are read again, of a matrix that can be let go.
+        source: Option<Arc<dyn Source>>,
+    },
     Waiting {
         source: Arc<dyn Source>,
         /// Products served so far.
@@ -100,8 +105,17 @@ pub trait Source: Send + Sync {
     /// bytes: [`Encoding::bytes_of`] of the inputs.
     fn read_stored(&self, _output: usize, _bytes: &mut [u8]) {}
 
-    /// Called once all weights are packed and none will be read again.
-    fn done(&self) {}
+    /// Called when these outputs are packed: they will not be read again soon, or never where the source
+    /// [is read once](Source::is_read_again).
+    fn done(&self, _outputs: Range<usize>) {}
+
+    /// Called when all weights will be read soon.
+    fn soon(&self) {}
+
+    /// Whether the matrix can be let go once it is packed, as it can be read again. It then keeps its source.
+    fn is_read_again(&self) -> bool {
+        false
+    }
 }
 
 /// A matrix's panels during one product.
@@ -166,7 +180,8 @@ impl PackedMatrix {
         fill: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<PackedMatrix, E> {
         let panels = layout.pack(cpu, &Fill(fill))?;
-        Ok(PackedMatrix { layout, state: RwLock::new(State::Packed(Arc::new(panels))) })
+        let state = State::Packed { panels: Arc::new(panels), source: None };
+        Ok(PackedMatrix { layout, state: RwLock::new(state) })
     }
 
     /// A matrix packed only once that pays: its first products, if of few rows, lay out each panel in the cache alone.
@@ -201,6 +216,30 @@ impl PackedMatrix {
         self.packed(cpu);
     }
 
+    /// Lets go of the panels, where the source [can be read again](Source::is_read_again): the next product reads it.
+    /// Products that are under way keep theirs.
+    pub fn release(&self) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let source = match &*state {
+            State::Packed { source: Some(source), .. } | State::Waiting { source, .. }
+                if source.is_read_again() =>
+            {
+                Arc::clone(source)
+            }
+            State::Packed { .. } | State::Waiting { .. } => return,
+        };
+        // A product of few rows read it without packing.
+        source.done(0..self.outputs());
+        *state = State::Waiting { source, passes: AtomicUsize::new(0) };
+    }
+
+    /// Says that the matrix will be used soon: the system may read its file meanwhile.
+    pub fn soon(&self) {
+        if let State::Waiting { source, .. } = &*self.state() {
+            source.soon();
+        }
+    }
+
     /// Number of outputs; gate and up both count.
     pub fn outputs(&self) -> usize {
         self.layout.outputs
@@ -227,9 +266,9 @@ impl PackedMatrix {
         assert!(output < self.outputs(), "output {output} of {}", self.outputs());
         assert_eq!(out.len(), self.inputs(), "inputs of a row");
         match (&*self.state(), self.dtype()) {
-            (State::Packed(packed), _) => {
+            (State::Packed { panels, .. }, _) => {
                 let (panel, column) = self.layout.locate(output);
-                packed.panel(panel).read_column(column, out);
+                panels.panel(panel).read_column(column, out);
             }
             (State::Waiting { source, .. }, Dtype::F32) => source.read(output, out),
             (State::Waiting { source, .. }, Dtype::Bf16) => {
@@ -242,20 +281,38 @@ impl PackedMatrix {
     /// Bytes of the panels, once the matrix is packed.
     pub fn packed_bytes(&self) -> Option<usize> {
         match &*self.state() {
-            State::Packed(packed) => Some(packed.panels().map(|panel| panel.bytes.len()).sum()),
+            State::Packed { panels, .. } => Some(panels.panels().map(|panel| panel.bytes.len()).sum()),
             State::Waiting { .. } => None,
+        }
+    }
+
+    /// Bytes of the panels, whether the matrix is packed or not.
+    pub fn full_bytes(&self) -> usize {
+        match &*self.state() {
+            State::Packed { panels, .. } => panels.panels().map(|panel| panel.bytes.len()).sum(),
+            State::Waiting { source, .. } => {
+                self.layout.starts::<Infallible>(&&**source).last().map_or(0, |(_, end)| *end)
+            }
+        }
+    }
+
+    /// Whether [`PackedMatrix::release`] lets go of it.
+    pub fn is_released(&self) -> bool {
+        match &*self.state() {
+            State::Packed { source, .. } => source.is_some(),
+            State::Waiting { source, .. } => source.is_read_again(),
         }
     }
 
     /// Whether any panels are widened before they are multiplied; `false` until the matrix is packed.
     pub(crate) fn is_decoded(&self) -> bool {
-        matches!(&*self.state(), State::Packed(packed) if packed.is_decoded)
+        matches!(&*self.state(), State::Packed { panels, .. } if panels.is_decoded)
     }
 
     /// The panels for one product. `few`: the product uses each panel once.
     pub(crate) fn panels(&self, cpu: &Cpu, few: bool) -> Panels {
         match &*self.state() {
-            State::Packed(panels) => return Panels::Packed(Arc::clone(panels)),
+            State::Packed { panels, .. } => return Panels::Packed(Arc::clone(panels)),
             State::Waiting { source, passes } => {
                 if few && passes.fetch_add(1, Ordering::Relaxed) < PASSES {
                     return Panels::Passing(Arc::clone(source));
@@ -268,15 +325,14 @@ impl PackedMatrix {
     /// Packs the matrix unless it is packed already; concurrent callers wait.
     fn packed(&self, cpu: &Cpu) -> Arc<Packed> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let panels = match &*state {
-            State::Packed(panels) => return Arc::clone(panels),
+        let (panels, source) = match &*state {
+            State::Packed { panels, .. } => return Arc::clone(panels),
             State::Waiting { source, .. } => {
                 let Ok(panels) = self.layout.pack::<Infallible>(cpu, &&**source);
-                source.done();
-                Arc::new(panels)
+                (Arc::new(panels), source.is_read_again().then(|| Arc::clone(source)))
             }
         };
-        *state = State::Packed(Arc::clone(&panels));
+        *state = State::Packed { panels: Arc::clone(&panels), source };
         panels
     }
 
@@ -334,6 +390,8 @@ trait Weights<E>: Sync {
     }
 
     fn read_stored(&self, _output: usize, _bytes: &mut [u8]) {}
+
+    fn done(&self, _outputs: Range<usize>) {}
 }
 
 /// A function that writes one output's weights.
@@ -362,6 +420,10 @@ impl Weights<Infallible> for &dyn Source {
 
     fn read_stored(&self, output: usize, bytes: &mut [u8]) {
         Source::read_stored(*self, output, bytes);
+    }
+
+    fn done(&self, outputs: Range<usize>) {
+        Source::done(*self, outputs);
     }
 }
 

@@ -4,6 +4,7 @@ use crate::testing::{Matrix, bits, cpus, error, single_cpus, values};
 use crate::{Activation, Cpu, Dtype, Finish, PackedMatrix, Source, Terms, TileShape, bf16};
 use proptest::prelude::*;
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -91,11 +92,12 @@ impl Case {
     }
 }
 
-/// Weights in memory, and how many times a matrix was done with them.
+/// Weights in memory, and of how many outputs a matrix was done with them.
 struct Held {
     weights: Vec<f32>,
     inputs: usize,
     done: AtomicUsize,
+    again: bool,
 }
 
 impl Source for Held {
@@ -103,8 +105,12 @@ impl Source for Held {
         weights.copy_from_slice(&self.weights[output * self.inputs..][..self.inputs]);
     }
 
-    fn done(&self) {
-        self.done.fetch_add(1, Ordering::Relaxed);
+    fn done(&self, outputs: Range<usize>) {
+        self.done.fetch_add(outputs.len(), Ordering::Relaxed);
+    }
+
+    fn is_read_again(&self) -> bool {
+        self.again
     }
 }
 
@@ -149,27 +155,37 @@ proptest! {
         for cpu in cpus() {
             let at_once = case.product(&cpu, gated);
             let packed = case.packed(&cpu, gated);
-            let held = Held { weights: case.weights(), inputs: case.inputs, done: AtomicUsize::new(0) };
-            let held = Arc::new(held);
-            let source: Arc<dyn Source> = held.clone();
-            let later = match gated {
-                true => PackedMatrix::gated_later(case.dtype, case.outputs / 2, case.inputs, source),
-                false => PackedMatrix::later(case.dtype, case.outputs, case.inputs, source),
-            };
-            // While the weights pass by, when they are packed, and after.
-            for _ in 0..4 {
-                let mut out = case.out();
-                cpu.matmul(x.view(), &later, bias.as_deref(), out.view_mut());
-                prop_assert_eq!(bits(&dense(&out)), bits(&dense(&at_once)));
-                for output in [0, case.outputs - 1] {
-                    let mut rows = [vec![0.0; case.inputs], vec![0.0; case.inputs]];
-                    later.read_row(output, &mut rows[0]);
-                    packed.read_row(output, &mut rows[1]);
-                    prop_assert_eq!(bits(&rows[0]), bits(&rows[1]));
+            for again in [false, true] {
+                let held =
+                    Held { weights: case.weights(), inputs: case.inputs, done: AtomicUsize::new(0), again };
+                let held = Arc::new(held);
+                let source: Arc<dyn Source> = held.clone();
+                let later = match gated {
+                    true => PackedMatrix::gated_later(case.dtype, case.outputs / 2, case.inputs, source),
+                    false => PackedMatrix::later(case.dtype, case.outputs, case.inputs, source),
+                };
+                let bytes = later.full_bytes();
+                // While the weights pass by, when they are packed, and afterwards; then when they were let go.
+                for time in 0..6 {
+                    if time == 4 {
+                        prop_assert_eq!(held.done.load(Ordering::Relaxed), case.outputs);
+                        prop_assert_eq!(later.packed_bytes(), Some(bytes));
+                        later.release();
+                        prop_assert_eq!(later.packed_bytes(), (!again).then_some(bytes));
+                    }
+                    let mut out = case.out();
+                    cpu.matmul(x.view(), &later, bias.as_deref(), out.view_mut());
+                    prop_assert_eq!(bits(&dense(&out)), bits(&dense(&at_once)));
+                    for output in [0, case.outputs - 1] {
+                        let mut rows = [vec![0.0; case.inputs], vec![0.0; case.inputs]];
+                        later.read_row(output, &mut rows[0]);
+                        packed.read_row(output, &mut rows[1]);
+                        prop_assert_eq!(bits(&rows[0]), bits(&rows[1]));
+                    }
                 }
+                let holders = if again { 2 } else { 1 };
+                prop_assert_eq!(Arc::strong_count(&held), holders, "the weights are let go, or kept");
             }
-            prop_assert_eq!(held.done.load(Ordering::Relaxed), 1);
-            prop_assert_eq!(Arc::strong_count(&held), 1, "the weights are let go");
         }
     }
 

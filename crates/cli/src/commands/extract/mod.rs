@@ -143,13 +143,15 @@ impl Job<'_> {
     /// Runs all batches and writes the result: everything, or what was done when the user interrupted.
     fn run(&self, given: &changes::Given) -> Result<(), Failure> {
         let stop = progress::interrupted()?;
-        let bar = progress::Rows::new();
+        let bar = progress::Rows::new(&self.session.model);
         let tell = |progress| bar.tell(progress);
         let options = Options {
             batch_tokens: self.extract.batch_tokens as usize,
             context: self.context,
             progress: Some(&tell),
             stop: Stop::When(&|| stop.load(Ordering::Relaxed)),
+            // Where room is wanted for the result there is room for more; the system's own place may be memory.
+            folder: self.file.parent().filter(|folder| folder.is_dir()),
             ..Options::default()
         };
         let model = &self.session.model;
@@ -180,7 +182,14 @@ impl Job<'_> {
 
     /// Prints how much will be kept, and refuses what memory cannot hold.
     fn announce(&self, size: Size) -> Result<(), Failure> {
-        memory::check_free(size.bytes, "the activations").map_err(|failure| {
+        // Twice, as they are joined in the end.
+        let bound = self.extract.model.loading.memory.filter(|memory| size.bytes > memory / 2);
+        let within = |memory: u64| {
+            let (bytes, memory) = (readable(size.bytes), readable(memory));
+            Failure::memory(format!("the activations are {bytes}, too many for --memory {memory}"))
+        };
+        let fits = bound.map_or(Ok(()), |memory| Err(within(memory)));
+        fits.and_then(|()| memory::check_free(size.bytes, "the activations")).map_err(|failure| {
             failure.hint(
                 "write into a store, which needs little memory: -o runs/; or take fewer: --limit, --positions last",
             )

@@ -14,6 +14,7 @@ use super::super::saved;
 use crate::args::{Args, Extract};
 use crate::failure::Failure;
 use crate::output::{self, Cell, PLAIN};
+use crate::progress::duration;
 use crate::session::Session;
 
 /// A checked extraction.
@@ -71,7 +72,8 @@ impl Planned<'_> {
         Ok(Extraction::new(&self.session.model, self.request, examples, options)?)
     }
 
-    /// Measured on the second run of one batch of rows from all over the data set, because the first packs weights.
+    /// Measured on the second run of one batch of rows from all over the data set, because the first packs weights; on
+    /// the first if every run reads them.
     fn tokens_per_second(&self) -> Result<f64, Failure> {
         let sample = self.sample();
         // Edits that refer to rows of the whole data set would meet other rows in a sample; next to the model they take
@@ -80,7 +82,8 @@ impl Planned<'_> {
             self.interventions.iter().filter(|change| !change.speaks_of_rows()).cloned().collect();
         let tokens: usize = sample.iter().map(|example| example.ids.len()).sum();
         let mut seconds = f64::INFINITY;
-        for _ in 0..2 {
+        let packs = !self.session.model.is_by_layer();
+        for _ in 0..1 + usize::from(packs) {
             let started = Instant::now();
             let mut edits = edits_of_batches(&interventions, self.session.model.arch(), self.context);
             self.extraction(&sample)?.run_after(&mut edits, &mut Collect::default())?;
@@ -101,12 +104,3 @@ impl Planned<'_> {
 
 /// A second or two for a model of a hundred million parameters.
 const SAMPLE_TOKENS: usize = 2048;
-
-fn duration(seconds: f64) -> String {
-    match seconds {
-        ..60.0 => format!("{seconds:.1} s"),
-        ..3600.0 => format!("{:.0} min", seconds / 60.0),
-        ..172_800.0 => format!("{:.1} h", seconds / 3600.0),
-        _ => format!("{:.1} days", seconds / 86_400.0),
-    }
-}

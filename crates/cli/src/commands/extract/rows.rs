@@ -121,7 +121,7 @@ pub(super) fn continued(
     interventions: &[Intervention],
     context: Context<'_>,
 ) -> Result<Vec<Example>, Failure> {
-    let bar = progress::Rows::new();
+    let bar = progress::Rows::new(&session.model);
     let tell = |progress| bar.tell(progress);
     // An edit that refers to rows of one batch puts all rows into one.
     let is_one = interventions.iter().any(Intervention::speaks_of_rows);

@@ -10,12 +10,12 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use easyroutine::extract::{Example, Extraction, Options, Progress, Sink};
+use easyroutine::extract::{End, Example, Extraction, Options, PASS_TOKENS, Progress, Sink};
 use easyroutine::positions::{Context, Row, Selection, Specifier};
 use easyroutine::prompts::{Prompt, each_prompt};
 use easyroutine::request::Request;
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Batch, Error, ErrorKind, Tap};
+use easyroutine::{Batch, Error, ErrorKind, Model, Stop, Tap};
 use easyroutine_dictionaries::{Dictionaries, FeatureWatch, Keeping, Statistics, Watched, WatchedRow};
 use serde_json::{Map, Value, json};
 
@@ -106,6 +106,7 @@ pub(crate) fn run(args: &Args, features: &Features) -> Result<(), Failure> {
         tokenizer: &tokenizer,
         dictionaries,
         specifiers: &specifiers,
+        folder: folder.path(),
     };
     let watched: Watched = Rc::new(RefCell::new(statistics));
     let end = collecting.collect(done..range.end, &watched, &folder)?;
@@ -167,47 +168,57 @@ struct Collecting<'a> {
     tokenizer: &'a Tokenizer,
     dictionaries: &'a Dictionaries,
     specifiers: &'a [Specifier],
+    /// Where the result goes.
+    folder: &'a Path,
 }
 
 impl Collecting<'_> {
     /// Runs the prompts of a range in batches, and saves progress from time to time. Returns how far it got.
     fn collect(&self, range: Range<usize>, watched: &Watched, folder: &Folder) -> Result<usize, Failure> {
         let stop = progress::stopped()?;
-        let bar = progress::Rows::new();
+        let model = &self.session.model;
+        let bar = progress::Rows::new(model);
         let begin = range.start;
         let (mut done, mut tokens, mut saved) = (begin, 0, Instant::now());
-        let (mut number, mut length) = (0, 0);
-        let mut examples: Vec<Example> = Vec::new();
-        let mut run = |examples: &mut Vec<Example>, length: &mut usize| -> Result<(), Failure> {
-            self.batch(examples, watched)?;
-            done += examples.len();
-            tokens += *length;
+        let mut number = 0;
+        let is_stopped = || stop.load(Ordering::Relaxed);
+        let mut run = |pass: &mut Pass| -> Result<(), Failure> {
             // The estimated length of the rest, from what was seen.
-            let all_tokens = tokens * range.len() / (done - begin).max(1);
-            bar.tell(Progress { rows: done - begin, all_rows: range.len(), tokens, all_tokens });
-            if saved.elapsed() > SAVED_EVERY {
+            let all_tokens =
+                (tokens + pass.tokens) * range.len() / (done - begin + pass.examples.len()).max(1);
+            let (rows, all_rows) = (done - begin, range.len());
+            let tell =
+                |of: Progress| bar.tell(Progress { rows, all_rows, tokens: tokens + of.tokens, all_tokens });
+            // One batch runs to its end; a pass of many may be long, and what it has seen is not of whole rows.
+            let stop = if model.is_by_layer() { Stop::When(&is_stopped) } else { Stop::Never };
+            if self.pass(pass, watched, stop, &tell)? == End::Stopped {
+                pass.is_broken = true;
+                return Ok(());
+            }
+            done += pass.examples.len();
+            tokens += pass.tokens;
+            if saved.elapsed() > SAVED_EVERY || model.is_by_layer() {
                 self.save(watched, folder, done)?;
                 saved = Instant::now();
             }
-            examples.clear();
-            *length = 0;
+            *pass = Pass::default();
             Ok(())
         };
+        let mut pass = Pass::default();
         let mut failure = None;
         let mut take = |number: usize, row: usize, prompt: Prompt| -> Result<bool, Failure> {
-            if number >= range.end || stop.load(Ordering::Relaxed) {
+            if number >= range.end || is_stopped() {
                 return Ok(false);
             }
             if number >= range.start {
-                let context = self.session.model.arch().context;
+                let context = model.arch().context;
                 let example = self.features.cutting.example(row, prompt, self.tokenizer, context)?;
-                length += example.ids.len();
-                examples.push(example);
-                if length >= self.features.batch_tokens as usize {
-                    run(&mut examples, &mut length)?;
+                pass.push(example, self.features.batch_tokens as usize);
+                if pass.is_full(model) {
+                    run(&mut pass)?;
                 }
             }
-            Ok(number + 1 < range.end)
+            Ok(number + 1 < range.end && !pass.is_broken)
         };
         if !range.is_empty() {
             let options = self.features.reading.options();
@@ -222,21 +233,36 @@ impl Collecting<'_> {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        if !examples.is_empty() && !stop.load(Ordering::Relaxed) {
-            run(&mut examples, &mut length)?;
+        if !pass.examples.is_empty() && !is_stopped() {
+            run(&mut pass)?;
         }
         bar.finish();
-        self.save(watched, folder, done)?;
+        if !pass.is_broken {
+            self.save(watched, folder, done)?;
+        }
         Ok(done)
     }
 
-    /// Runs one batch to its end, so that saved results always consist of whole batches.
-    fn batch(&self, examples: &[Example], watched: &Watched) -> Result<(), Failure> {
+    /// Runs the batches of a pass.
+    fn pass(
+        &self,
+        pass: &Pass,
+        watched: &Watched,
+        stop: Stop<'_>,
+        tell: &dyn Fn(Progress),
+    ) -> Result<End, Failure> {
         let context = Context { special: self.tokenizer.special_ids(), ..Context::default() };
         let request = Request { positions: self.specifiers.to_vec(), ..Request::default() };
         let model = &self.session.model;
-        let options =
-            Options { batch_tokens: self.features.batch_tokens as usize, context, ..Options::default() };
+        let options = Options {
+            batch_tokens: self.features.batch_tokens as usize,
+            ends: Some(&pass.ends),
+            folder: Some(self.folder),
+            context,
+            progress: Some(tell),
+            stop,
+            ..Options::default()
+        };
         let mut first = |_: &Batch, rows: &[Row<'_>]| -> easyroutine::Result<Box<dyn Tap + '_>> {
             let rows = rows.iter().map(|row| {
                 let selection = Selection::of(self.specifiers, &[*row], context)?;
@@ -250,8 +276,7 @@ impl Collecting<'_> {
             let rows = rows.collect::<easyroutine::Result<Vec<_>>>()?;
             Ok(Box::new(FeatureWatch::new(self.dictionaries, model.cpu(), rows, watched)))
         };
-        Extraction::new(model, &request, examples, options)?.run_after(&mut first, &mut Nowhere)?;
-        Ok(())
+        Ok(Extraction::new(model, &request, &pass.examples, options)?.run_after(&mut first, &mut Nowhere)?)
     }
 
     fn save(&self, watched: &Watched, folder: &Folder, until: usize) -> Result<(), Failure> {
@@ -259,6 +284,36 @@ impl Collecting<'_> {
             folder.save(&self.dictionaries.key(*d, *layer), statistics, until)?;
         }
         Ok(())
+    }
+}
+
+/// Examples that run together: a batch, or as many batches as pay for reading the model once.
+#[derive(Default)]
+struct Pass {
+    examples: Vec<Example>,
+    tokens: usize,
+    /// Where its batches end, which are the same however many run together.
+    ends: Vec<usize>,
+    /// Tokens since the last of them.
+    open: usize,
+    /// Whether it was stopped half way.
+    is_broken: bool,
+}
+
+impl Pass {
+    fn push(&mut self, example: Example, batch_tokens: usize) {
+        self.tokens += example.ids.len();
+        self.open += example.ids.len();
+        self.examples.push(example);
+        if self.open >= batch_tokens {
+            self.ends.push(self.examples.len());
+            self.open = 0;
+        }
+    }
+
+    fn is_full(&self, model: &Model) -> bool {
+        let ends_here = self.ends.last() == Some(&self.examples.len());
+        ends_here && (!model.is_by_layer() || self.tokens >= PASS_TOKENS)
     }
 }
 

@@ -83,7 +83,7 @@ fn takes_model(command: &str) -> bool {
 
 /// The flags that load this model.
 fn model_words(with: With<'_>) -> Vec<String> {
-    let Loading { finding, dtype, threads, device: _ } = with.loading;
+    let Loading { finding, dtype, threads, memory, device: _ } = with.loading;
     let mut words = vec!["--model".to_owned(), with.reference.to_owned()];
     let mut flag = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -92,6 +92,7 @@ fn model_words(with: With<'_>) -> Vec<String> {
     };
     flag("--dtype", (dtype.dtype() != easyroutine::Dtype::F32).then(|| "bf16".to_owned()));
     flag("--threads", threads.map(|n| n.to_string()));
+    flag("--memory", memory.map(|bytes| bytes.to_string()));
     flag("--revision", finding.revision.clone());
     flag("--pre", finding.pre.clone());
     flag("--adapter", finding.adapter.clone());

@@ -383,12 +383,13 @@ impl Call {
 }
 
 fn preamble(model: &ModelFlag) -> String {
-    let Loading { finding, dtype, threads, device: _ } = &model.loading;
+    let Loading { finding, dtype, threads, memory, device: _ } = &model.loading;
     let mut arguments = vec![literal(&model.model)];
     if dtype.dtype() == Dtype::Bf16 {
         arguments.push("dtype=\"bfloat16\"".to_owned());
     }
     arguments.extend(threads.map(|n| format!("threads={n}")));
+    arguments.extend(memory.map(|bytes| format!("memory={bytes}")));
     let mut text = |name: &str, value: &Option<String>| {
         arguments.extend(value.as_ref().map(|value| format!("{name}={}", literal(value))));
     };

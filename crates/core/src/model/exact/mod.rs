@@ -86,6 +86,7 @@ impl Model {
             };
             for section in &program.sections {
                 stop.check()?;
+                self.enter(section.at);
                 section.steps.iter().try_for_each(|step| run.step(section.at, step))?;
             }
             Ok(())

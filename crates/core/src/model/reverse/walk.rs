@@ -95,7 +95,7 @@ impl Walk<'_> {
         if shown == left {
             return Ok(shown);
         }
-        let rest = Section { at: section.at, steps: section.steps[..ends].to_vec() };
+        let rest = Section { at: section.at, steps: section.steps[..ends].to_vec(), leaves: section.leaves };
         self.load(stream);
         let tape = self.tape(&rest)?;
         for (step, saved) in rest.steps.iter().zip(tape).rev() {
