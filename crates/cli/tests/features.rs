@@ -81,6 +81,17 @@ fn features_in_a_store_are_those_of_a_file_and_another_dictionary_is_refused_on_
     succeeds(&["runs", "-b", &store, "export", "-1", "-o", &exported]);
     assert!(ShardedSafeTensors::open(&exported).unwrap().tensor("features_sae.indices").is_some());
 
+    // One layer at a time, many units through each.
+    let info = json(&["model", "info", &model, "--format", "json"]);
+    let memory = (info["weights_f32_bytes"].as_u64().unwrap() - 1).to_string();
+    let fixed = ["-o", &store, "--run", "b", "--unit", "2", "--batch-tokens", "1"];
+    let ran = run(&[&fixed[..], &["--memory", &memory]].concat()).assert().success();
+    assert!(String::from_utf8_lossy(&ran.get_output().stderr).contains("layer by layer"));
+    for key in ["features_sae.indices", "features_sae.values", "resid_out_1"] {
+        let of = |run: &str| succeeds(&["runs", "-b", &store, "load", run, key, "--format", "tsv"]);
+        assert_eq!(of("b"), of("r"), "{key}");
+    }
+
     // Half of a run, then another dictionary at the same path.
     run(&["-o", &store, "--run", "s", "--unit", "2", "--part", "1/2"]).assert().success();
     let weights = folder.path().join("sae/sae_weights.safetensors");

@@ -45,7 +45,7 @@ impl ExactTap for All {
 }
 
 /// Both runs of some rows.
-fn both(model: &Model, rows: &[Vec<u32>]) -> [BTreeMap<Point, Vec<Vec<f64>>>; 2] {
+pub(crate) fn both(model: &Model, rows: &[Vec<u32>]) -> [BTreeMap<Point, Vec<Vec<f64>>>; 2] {
     let batch = Batch::new(rows).unwrap();
     let (mut ours, mut exact) = (All::default(), All::default());
     model.forward(&batch, &mut ours).unwrap();

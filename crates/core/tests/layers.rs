@@ -89,6 +89,9 @@ fn one_layer_at_a_time_gives_the_same_bits() {
             let other = crate::common::extract(&whole, &[row], &those_of(&whole, keys), positions);
             assert_same(&case, &one, &other);
         }
+        let row = vec![(1..9).collect()];
+        let both = |model| crate::exact::both(model, &row);
+        assert!(both(&whole) == both(&bounded), "{case}: also in f64");
     }
     assert!(n_run > 40, "{n_run} of the tiny models could run layer by layer");
 }
