@@ -77,7 +77,8 @@ def test_a_dictionary_says_what_it_is_and_where_it_stands() -> None:
     assert dictionary.certificate["format"] == "gemma_scope_2_clt"
     assert dictionary.layers == [0, 1, 2, 3]
     model = HookedModel.from_pretrained(str(TINY / "gemma3_text"))
-    assert dictionary.fit(model)[2] == ("mlp_in_2", "mlp_out_2")
+    with pytest.warns(UserWarning, match="trained on `google/gemma-3-tiny`"):
+        assert dictionary.fit(model)[2] == ("mlp_in_2", "mlp_out_2")
     assert "gemma_scope_2_clt" in repr(dictionary)
     assert dictionary.direction(3, 0, target=2).shape == (48,)
 
