@@ -233,7 +233,10 @@ fn files_run_as_the_safetensors_do() {
 #[test]
 #[ignore = "needs the converter's own files: bench/gguf_fixtures.py --keep FOLDER, and EASYROUTINE_GGUF=FOLDER"]
 fn the_converters_own_files_run_as_the_safetensors_do() {
-    let kept = std::env::var_os("EASYROUTINE_GGUF").expect("EASYROUTINE_GGUF names a folder");
+    let Some(kept) = std::env::var_os("EASYROUTINE_GGUF") else {
+        println!("skipped the converter's own files: EASYROUTINE_GGUF names no folder");
+        return;
+    };
     every_case(|case| {
         if case.json["corrected"] == true {
             return;
