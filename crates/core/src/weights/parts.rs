@@ -10,7 +10,7 @@ use super::checkpoint::Checkpoint;
 use super::load::Place;
 use super::mxfp4::Mxfp4;
 use super::table::Table;
-use super::tensor::TensorRows;
+use super::tensor::{TensorRows, spans};
 use crate::adapter::LowRank;
 
 /// One stored projection.
@@ -127,6 +127,8 @@ impl PartRows {
             PartRows::From(rows, first) => rows.drop_pages(&(first + range.start..first + range.end)),
             PartRows::Table(table) => table.drop_pages(range),
             PartRows::Times(rows, _) => rows.drop_pages(range),
+            // Decoded as a whole, so kept until the last row is packed.
+            PartRows::Columns(columns) if range.end < columns.outputs => {}
             PartRows::Columns(columns) => columns.forget(),
             PartRows::Mxfp4(_) | PartRows::Missing => {}
         }
@@ -235,12 +237,7 @@ impl Source for JoinedRows {
 impl JoinedRows {
     /// Does something with the rows of each part among which these outputs stand.
     fn of_parts(&self, outputs: Range<usize>, act: impl Fn(&PartRows, &Range<usize>)) {
-        let mut spans: Vec<Option<Range<usize>>> = vec![None; self.parts.len()];
-        for output in outputs {
-            let (part, row) = (self.place)(output);
-            let span = spans[part].get_or_insert(row..row + 1);
-            *span = span.start.min(row)..span.end.max(row + 1);
-        }
+        let spans = spans(self.parts.len(), outputs.map(|output| (self.place)(output)));
         for (part, span) in self.parts.iter().zip(&spans) {
             span.iter().for_each(|span| act(part, span));
         }

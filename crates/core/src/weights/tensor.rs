@@ -266,14 +266,19 @@ impl TensorRows {
     /// Calls `act` with the stored rows among which some rows stand, for each stored tensor that has any.
     fn each_span(&self, rows: &Range<usize>, act: impl Fn(&LastingRows, Range<usize>)) {
         let TensorRows::Stored { parts, order, .. } = self else { return };
-        let mut spans: Vec<Option<Range<usize>>> = vec![None; parts.len()];
-        for row in rows.clone() {
-            let (part, row) = order.place(row, parts.len());
-            let span = spans[part].get_or_insert(row..row + 1);
-            *span = span.start.min(row)..span.end.max(row + 1);
-        }
+        let spans = spans(parts.len(), rows.clone().map(|row| order.place(row, parts.len())));
         parts.iter().zip(spans).for_each(|(part, span)| span.into_iter().for_each(|span| act(part, span)));
     }
+}
+
+/// For each part, the smallest range that holds all of its places.
+pub(super) fn spans(parts: usize, places: impl Iterator<Item = (usize, usize)>) -> Vec<Option<Range<usize>>> {
+    let mut spans: Vec<Option<Range<usize>>> = vec![None; parts];
+    for (part, row) in places {
+        let span = spans[part].get_or_insert(row..row + 1);
+        *span = span.start.min(row)..span.end.max(row + 1);
+    }
+    spans
 }
 
 /// The products' name for a file encoding; encodings unknown to them are widened to f32.
