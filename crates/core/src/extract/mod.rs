@@ -331,7 +331,7 @@ impl<'a> Extraction<'a> {
         progress: Progress,
     ) -> Result<Option<Vec<ActivationCache>>> {
         let takes_means = self.request.reduction.examples == Examples::Mean;
-        let mut lanes = Vec::with_capacity(jobs.len());
+        let mut batches = Vec::with_capacity(jobs.len());
         for Job { places, .. } in jobs {
             let examples: Vec<&Example> = places.iter().map(|place| &self.examples[*place]).collect();
             let ids: Vec<&[u32]> = examples.iter().map(|example| example.ids.as_slice()).collect();
@@ -340,33 +340,43 @@ impl<'a> Extraction<'a> {
             let so_far = RunningMean::default();
             let capture = self.request.capture(self.model.arch(), self.tokens.of(places), so_far)?;
             let taps = (first(&batch, &rows)?, SharedMeans { capture, means, takes_means });
-            lanes.push(Lane::new(self.model, batch, taps)?);
+            batches.push((batch, taps));
         }
         let share = self.share();
         let before = (takes_means && share.is_some()).then(|| means.borrow().clone());
-        let ran = match (share, lanes.as_mut_slice()) {
-            (None, lanes) => {
+        let ran = match share {
+            None => {
                 // A batch that adds to means runs to its end: stopped half way it would leave a part of its rows in them.
                 let stop = if takes_means { Stop::Never } else { self.options.stop };
-                lanes
-                    .iter_mut()
-                    .try_for_each(|lane| self.model.forward_until(&lane.batch, &mut lane.tap, stop))
+                let mut all = batches.iter_mut();
+                all.try_for_each(|(batch, taps)| self.model.forward_until(batch, taps, stop))
             }
-            (Some(share), lanes) => {
+            Some(share) => {
+                let lanes = batches.into_iter().map(|(batch, taps)| Lane::new(self.model, batch, taps));
+                let mut lanes = lanes.collect::<Result<Vec<_>>>()?;
                 let folder = self.options.folder.map_or_else(std::env::temp_dir, Path::to_owned);
                 let between = Between { memory: share.waiting, folder: &folder };
                 let tokens: usize = lanes.iter().map(|lane| lane.batch.n_tokens()).sum();
-                self.model.forward_side_by_side(lanes, between, self.options.stop, &mut |done, of| {
-                    // The last block is told of with the rows that are done then.
-                    if let Some(tell) = self.options.progress.filter(|_| done < of) {
-                        tell(Progress { tokens: progress.tokens + tokens * done / of, ..progress });
-                    }
-                })
+                let ran = self.model.forward_side_by_side(
+                    &mut lanes,
+                    between,
+                    self.options.stop,
+                    &mut |done, of| {
+                        // The last block is told of with the rows that are done then.
+                        if let Some(tell) = self.options.progress.filter(|_| done < of) {
+                            tell(Progress { tokens: progress.tokens + tokens * done / of, ..progress });
+                        }
+                    },
+                );
+                batches = lanes.into_iter().map(|lane| (lane.batch, lane.tap)).collect();
+                ran
             }
         };
         match ran {
             Ok(()) => {
-                Ok(Some(lanes.into_iter().map(|lane| lane.tap.1.capture.finish(&lane.batch)).collect()))
+                let finished =
+                    |(batch, (_, shared)): (Batch, (_, SharedMeans<'_>))| shared.capture.finish(&batch);
+                Ok(Some(batches.into_iter().map(finished).collect()))
             }
             Err(error) if error.kind() == ErrorKind::Interrupted && self.options.stop.is_due() => {
                 // Means speak of whole passes: a part of the layers has seen these rows.
