@@ -1,16 +1,14 @@
 //! What the metadata of each architecture says beyond the common keys, as a config of transformers: dense decoders.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::Header;
-use super::metadata::Metadata;
+use super::metadata::{Metadata, Out, n_layers};
 use super::scaling;
 use crate::error::Result;
 
 pub(super) use super::experts::*;
 pub(super) use super::recurrences::*;
-
-type Out<'a> = &'a mut Map<String, Value>;
 
 /// Keys of a decoder whose rotary embedding may be scaled.
 pub(super) fn base(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
@@ -301,8 +299,7 @@ pub(super) fn exaone4(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) ->
         Some(_) => metadata.window_types(4, out),
         None => {
             metadata.ignore("attention.sliding_window_pattern");
-            let layers = out.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
-            out.insert("layer_types".into(), vec!["full_attention"; layers as usize].into());
+            out.insert("layer_types".into(), vec!["full_attention"; n_layers(out)].into());
             Ok(())
         }
     }

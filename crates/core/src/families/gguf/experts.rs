@@ -1,13 +1,11 @@
 //! The same of decoders with experts.
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::configs::{base, biases, granite};
-use super::metadata::Metadata;
+use super::metadata::{Metadata, Out, n_layers};
 use super::{Header, scaling};
 use crate::error::Result;
-
-type Out<'a> = &'a mut Map<String, Value>;
 
 /// How many experts there are and how many a token goes through, under the class's keys.
 fn counts(metadata: &Metadata, out: Out<'_>, all: &str, used: &str) -> Result<()> {
@@ -54,9 +52,7 @@ pub(super) fn qwen2moe(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -
 
 /// `mlp_only_layers`: those without a router.
 fn dense_by_name(header: &Header<'_>, out: Out<'_>) {
-    let layers = out.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
-    let is_dense = |l: &u64| header.tensors.contains_key(&format!("blk.{l}.ffn_up.weight"));
-    let dense: Vec<u64> = (0..layers).filter(is_dense).collect();
+    let dense: Vec<usize> = (0..n_layers(out)).filter(|l| header.has_in(*l, "ffn_up.weight")).collect();
     out.insert("mlp_only_layers".into(), dense.into());
     out.insert("decoder_sparse_step".into(), 1.into());
 }

@@ -7,6 +7,9 @@ use super::architectures::Epsilon;
 use crate::config::Config;
 use crate::error::Result;
 
+/// The config that metadata becomes.
+pub(super) type Out<'a> = &'a mut Map<String, Value>;
+
 /// The metadata of one file; the architecture's keys lose their prefix.
 pub(super) struct Metadata {
     own: Config,
@@ -59,11 +62,9 @@ impl Metadata {
     /// Keys that every architecture has.
     pub(super) fn common(&self, epsilon: Epsilon, out: &mut Map<String, Value>) -> Result<()> {
         let own = &self.own;
-        for (from, to) in [("embedding_length", "hidden_size"), ("block_count", "num_hidden_layers")] {
-            out.insert(to.into(), self.size(from)?.ok_or_else(|| own.missing(from))?.into());
-        }
+        out.insert("hidden_size".into(), self.required("embedding_length")?.into());
         // Layers that predict further tokens are counted, and follow the decoder's.
-        let layers = self.size("block_count")?.unwrap_or_default();
+        let layers = self.required("block_count")?;
         let further = self.count("nextn_predict_layers")?;
         let layers = layers.checked_sub(further).filter(|layers| *layers > 0);
         let wrong = || own.wrong("nextn_predict_layers", "fewer than `block_count`");
@@ -195,12 +196,7 @@ impl Metadata {
             return self.window_pattern(out);
         }
         let period = self.size(key)?.unwrap_or(default);
-        let layers = out.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0) as usize;
-        let kind = |l: usize| match (l + 1).is_multiple_of(period) {
-            true => "full_attention",
-            false => "sliding_attention",
-        };
-        out.insert("layer_types".into(), (0..layers).map(kind).collect());
+        layer_types(out, ["full_attention", "sliding_attention"], |l| (l + 1).is_multiple_of(period));
         Ok(())
     }
 
@@ -320,6 +316,18 @@ impl Metadata {
         let let_through = self.own.finish(&[], &own)?;
         Ok(let_through.into_iter().map(|key| prefix.clone() + &key).collect())
     }
+}
+
+/// Layers of the decoder.
+pub(super) fn n_layers(out: &Map<String, Value>) -> usize {
+    out.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0) as usize
+}
+
+/// `layer_types`: the first kind for the layers of which this is true, the other kind for the rest.
+pub(super) fn layer_types(out: &mut Map<String, Value>, kinds: [&str; 2], is_first: impl Fn(usize) -> bool) {
+    let kind = |l: usize| if is_first(l) { kinds[0] } else { kinds[1] };
+    let types: Value = (0..n_layers(out)).map(kind).collect();
+    out.insert("layer_types".into(), types);
 }
 
 /// The shortest decimal that rounds to the same f32, if the number is an f32.

@@ -57,6 +57,11 @@ impl Header<'_> {
         self.shape(module)?.iter().rev().nth(1).copied()
     }
 
+    /// Whether a layer has this tensor.
+    fn has_in(&self, layer: usize, tensor: &str) -> bool {
+        self.tensors.contains_key(&format!("blk.{layer}.{tensor}"))
+    }
+
     /// Whether some layer has this tensor.
     fn has(&self, tensor: &str) -> bool {
         let end = format!(".{tensor}");

@@ -5,10 +5,8 @@ use serde_json::{Map, Value, json};
 use super::Header;
 use super::configs::{base, multipliers};
 use super::experts::normed_experts;
-use super::metadata::Metadata;
+use super::metadata::{Metadata, Out, layer_types};
 use crate::error::Result;
-
-type Out<'a> = &'a mut Map<String, Value>;
 
 /// Sizes of a state space under the class's keys; what it has of them.
 struct Space {
@@ -97,12 +95,7 @@ pub(super) fn granitehybrid(header: &Header<'_>, metadata: &Metadata, out: Out<'
     prefixed(header, metadata, out)?;
     out.insert("position_embedding_type".into(), if turns { json!("rope") } else { Value::Null });
     // A layer is a state space where it has no keys.
-    let layers = out.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
-    let kind = |l: u64| match header.tensors.contains_key(&format!("blk.{l}.attn_k.weight")) {
-        true => "attention",
-        false => "mamba",
-    };
-    out.insert("layer_types".into(), (0..layers).map(kind).collect());
+    layer_types(out, ["attention", "mamba"], |l| header.has_in(l, "attn_k.weight"));
     if let Some(keys) = header.rows("attn_k") {
         let size = |key: &str| out.get(key).and_then(Value::as_u64).unwrap_or(1);
         let width = size("hidden_size") / size("num_attention_heads").max(1);
@@ -168,22 +161,13 @@ pub(super) fn qwen3next(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) 
     normed_experts(header, metadata, out)?;
     let stated = metadata.size("expert_shared_feed_forward_length")?;
     out.insert("shared_expert_intermediate_size".into(), header.rows("ffn_gate_shexp").or(stated).into());
-    let (inner, values) = (metadata.required("ssm.inner_size")?, metadata.required("ssm.time_step_rank")?);
-    out.insert("linear_conv_kernel_dim".into(), metadata.required("ssm.conv_kernel")?.into());
-    out.insert("linear_key_head_dim".into(), metadata.required("ssm.state_size")?.into());
+    let space = Space::read(metadata, out, ["linear_key_head_dim", "linear_conv_kernel_dim"])?;
     out.insert("linear_num_key_heads".into(), metadata.required("ssm.group_count")?.into());
-    out.insert("linear_num_value_heads".into(), values.into());
-    let wrong = || metadata.own().wrong("ssm.time_step_rank", "a divisor of `ssm.inner_size`");
-    let d_value = if inner.is_multiple_of(values) { inner / values } else { return Err(wrong()) };
-    out.insert("linear_value_head_dim".into(), d_value.into());
+    out.insert("linear_num_value_heads".into(), space.heads.into());
+    out.insert("linear_value_head_dim".into(), space.d_head(metadata)?.into());
     // Both keys say which layers attend; the tensors do too, and count.
     metadata.ignore("full_attention_interval");
     metadata.ignore("attention.recurrent_layers");
-    let layers = out.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);
-    let kind = |l: u64| match header.tensors.contains_key(&format!("blk.{l}.attn_k.weight")) {
-        true => "full_attention",
-        false => "linear_attention",
-    };
-    out.insert("layer_types".into(), (0..layers).map(kind).collect());
+    layer_types(out, ["full_attention", "linear_attention"], |l| header.has_in(l, "attn_k.weight"));
     Ok(())
 }
