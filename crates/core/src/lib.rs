@@ -46,7 +46,7 @@ pub use batch::Batch;
 pub use easyroutine_kernels::{Cpu, Dtype, NormKind, Simd, forked, give_back};
 pub use easyroutine_sites as sites;
 pub use error::{Error, ErrorKind, Result};
-pub use logits::log_sum_exp;
+pub use logits::{LastLogits, log_sum_exp};
 pub use model::{ExactTap, ExactValue, FinalNorm, Frozen, KvCache, LogitRules, Model, Unembedding, Visitor};
 pub use stop::Stop;
 pub use tap::{Reversible, Tap, Value, Want};

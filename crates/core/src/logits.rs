@@ -18,14 +18,16 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 }
 
 /// Keeps the logits of the last token of chosen rows of a batch.
-pub(crate) struct LastLogits {
+#[derive(Debug)]
+pub struct LastLogits {
     rows: Range<usize>,
     /// One vector V per chosen row; `None` for a row without tokens in the batch.
-    pub(crate) logits: Vec<Option<Vec<f32>>>,
+    pub logits: Vec<Option<Vec<f32>>>,
 }
 
 impl LastLogits {
-    pub(crate) fn of(rows: Range<usize>) -> Self {
+    /// A tap for these rows.
+    pub fn of(rows: Range<usize>) -> Self {
         LastLogits { logits: vec![None; rows.len()], rows }
     }
 }

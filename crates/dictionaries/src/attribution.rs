@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use easyroutine::attribution::correlation;
 use easyroutine::cache::ActivationCache;
 use easyroutine::gradients::{Output, Rule, gradients};
 use easyroutine::patching::Metric;
 use easyroutine::positions::{Context, Row, Specifier, select};
 use easyroutine::request::Request;
-use easyroutine::sites::{Point, Site};
-use easyroutine::{Batch, Error, Model, Result, Stop, Tap, Value, Want};
+use easyroutine::sites::Point;
+use easyroutine::{Batch, Error, LastLogits, Model, Result, Stop, Tap};
 use easyroutine_kernels::Rows;
 
 use crate::change::{FeatureChange, FeatureOperation};
@@ -76,7 +77,7 @@ pub fn attribute(
             .hint("each position is put in the place of the same position: give prompts of one length"));
     }
     let positions = select(positions, row.prompt(), context)?.indices;
-    let wanted = wanted(dictionaries, keys)?;
+    let wanted = dictionaries.each_layer(keys.iter().map(String::as_str))?;
     let mut points: Vec<Point> = Vec::new();
     let mut written: Vec<Point> = Vec::new();
     for (dictionary, layer) in &wanted {
@@ -88,8 +89,8 @@ pub fn attribute(
         }
     }
     let run = |row: &Row<'_>| keep(model, &points, row, context);
-    let own = run(row)?;
-    let of_base = base.map(&run).transpose()?;
+    let (own, logits) = run(row)?;
+    let (of_base, logits_of_base) = base.map(run).transpose()?.unzip();
     let metrics = [metric];
     let output = Output::Metric { metrics: &metrics, target: None };
     let request = of_points(&written)?;
@@ -142,13 +143,9 @@ pub fn attribute(
     }
     // Ties keep their order: keys, positions, features.
     scores.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()));
-    let logits = last(model, row, ())?;
     let value = metric.of(&logits, &logits, None)?;
-    let base = base.map(|base| {
-        let logits = last(model, base, ())?;
-        metric.of(&logits, &logits, None)
-    });
-    Ok(FeatureScores { scores, value, base: base.transpose()?, logits })
+    let base = logits_of_base.map(|logits| metric.of(&logits, &logits, None)).transpose()?;
+    Ok(FeatureScores { scores, value, base, logits })
 }
 
 impl FeatureScores {
@@ -186,14 +183,9 @@ impl FeatureScores {
 
     /// Pearson's correlation of estimates and runs; none of fewer than two, or where either does not vary.
     pub fn pearson(&self) -> Option<f64> {
-        let pairs: Vec<(f64, f64)> =
-            self.scores.iter().filter_map(|one| Some((one.score, one.exact?))).collect();
-        let n = pairs.len() as f64;
-        let mean = |of: fn(&(f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / n;
-        let (x, y) = (mean(|pair| pair.0), mean(|pair| pair.1));
-        let sum = |f: &dyn Fn(f64, f64) -> f64| pairs.iter().map(|(a, b)| f(a - x, b - y)).sum::<f64>();
-        let (xx, yy, xy) = (sum(&|a, _| a * a), sum(&|_, b| b * b), sum(&|a, b| a * b));
-        (pairs.len() > 1 && xx > 0.0 && yy > 0.0).then(|| xy / (xx * yy).sqrt())
+        let checked = self.scores.iter().filter_map(|one| Some((one.score, one.exact?)));
+        let (estimates, exact): (Vec<f64>, Vec<f64>) = checked.unzip();
+        correlation(&estimates, &exact)
     }
 }
 
@@ -201,17 +193,6 @@ impl FeatureScores {
 fn targets(dictionaries: &Dictionaries, dictionary: usize, layer: usize) -> Vec<usize> {
     let within = &dictionaries.all()[dictionary].dictionary;
     (0..within.layers().len()).filter(|target| within.sources(*target).contains(&layer)).collect()
-}
-
-fn wanted(dictionaries: &Dictionaries, keys: &[String]) -> Result<Vec<(usize, usize)>> {
-    let mut wanted = Vec::new();
-    for key in keys {
-        let (dictionary, layers) = dictionaries.layers(key)?;
-        wanted.extend(layers.into_iter().map(|layer| (dictionary, layer)));
-    }
-    wanted.sort_unstable();
-    wanted.dedup();
-    Ok(wanted)
 }
 
 /// The features of a token in either run, ascending.
@@ -230,8 +211,16 @@ fn of_points(points: &[Point]) -> Result<Request> {
     Request::parse(&names.join(","), "all")
 }
 
-fn keep(model: &Model, points: &[Point], row: &Row<'_>, context: Context<'_>) -> Result<ActivationCache> {
-    of_points(points)?.run(model, &Batch::new(&[row.ids])?, &[*row], context)
+/// The values of some points at every token, and the logits of the last one.
+fn keep(
+    model: &Model,
+    points: &[Point],
+    row: &Row<'_>,
+    context: Context<'_>,
+) -> Result<(ActivationCache, Vec<f32>)> {
+    let mut last = LastLogits::of(0..1);
+    let cache = of_points(points)?.run_under(model, &Batch::new(&[row.ids])?, &[*row], context, &mut last)?;
+    Ok((cache, only(last)))
 }
 
 fn check_metric(metric: Metric) -> Result<()> {
@@ -247,25 +236,12 @@ fn check_metric(metric: Metric) -> Result<()> {
 
 /// The logits of the last token, under a tap that comes first.
 fn last(model: &Model, row: &Row<'_>, first: impl Tap) -> Result<Vec<f32>> {
-    let mut taps = (first, Last(Vec::new()));
+    let mut taps = (first, LastLogits::of(0..1));
     model.forward(&Batch::new(&[row.ids])?, &mut taps)?;
-    Ok(taps.1.0)
+    Ok(only(taps.1))
 }
 
-struct Last(Vec<f32>);
-
-impl Tap for Last {
-    fn wants(&self, point: Point) -> Want {
-        if point.site() == Site::Logits { Want::Read } else { Want::Nothing }
-    }
-
-    fn tokens(&self, _: Point, batch: &Batch) -> Option<Vec<usize>> {
-        Some(vec![batch.span(0).end - 1])
-    }
-
-    fn at(&mut self, _: Point, value: &mut Value<'_>) -> Result<()> {
-        let position = value.batch().length(0) - 1;
-        self.0 = value.vector(0, position).unwrap_or_default().to_vec();
-        Ok(())
-    }
+/// The logits of the one row of a batch.
+fn only(last: LastLogits) -> Vec<f32> {
+    last.logits.into_iter().flatten().next().unwrap_or_default()
 }

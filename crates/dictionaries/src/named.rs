@@ -64,6 +64,21 @@ impl Dictionaries {
         self.list.is_empty()
     }
 
+    /// The dictionaries and layers that some keys name, ascending and each once.
+    ///
+    /// # Errors
+    /// As [`Dictionaries::layers`], for any key.
+    pub fn each_layer<'k>(&self, keys: impl IntoIterator<Item = &'k str>) -> Result<Vec<(usize, usize)>> {
+        let mut found = Vec::new();
+        for key in keys {
+            let (dictionary, layers) = self.layers(key)?;
+            found.extend(layers.into_iter().map(|layer| (dictionary, layer)));
+        }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
     /// Resolves a key, `features_NAME`, or `features_NAME_3` or `features_NAME_*` for a set, to the dictionary's index
     /// and its layers' numbers.
     ///

@@ -339,13 +339,7 @@ impl<'d> FeatureCapture<'d> {
         cpu: &Cpu,
         positions: Vec<Vec<usize>>,
     ) -> Result<FeatureCapture<'d>> {
-        let mut wanted = Vec::new();
-        for key in keys {
-            let (dictionary, layers) = dictionaries.layers(key)?;
-            wanted.extend(layers.into_iter().map(|layer| (dictionary, layer)));
-        }
-        wanted.sort_unstable();
-        wanted.dedup();
+        let wanted = dictionaries.each_layer(keys.iter().map(String::as_str))?;
         let (cpu, kept) = (cpu.clone(), BTreeMap::new());
         Ok(FeatureCapture { dictionaries, cpu, wanted, positions, numbers: None, give: None, kept })
     }

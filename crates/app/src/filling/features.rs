@@ -43,13 +43,7 @@ impl<'a> Features<'a> {
     /// # Errors
     /// No such dictionary or layer.
     pub fn each_key(&self) -> Result<Vec<String>, Error> {
-        let mut found = Vec::new();
-        for key in self.keys {
-            let (dictionary, layers) = self.dictionaries.layers(key)?;
-            found.extend(layers.into_iter().map(|layer| (dictionary, layer)));
-        }
-        found.sort_unstable();
-        found.dedup();
+        let found = self.dictionaries.each_layer(self.keys.iter().map(String::as_str))?;
         Ok(found.into_iter().map(|(dictionary, layer)| self.dictionaries.key(dictionary, layer)).collect())
     }
 

@@ -146,19 +146,12 @@ fn target(args: &Args) -> Result<&Path, Failure> {
 
 /// The requested layers.
 fn layers(features: &Features, dictionaries: &Dictionaries) -> Result<Vec<(usize, usize)>, Failure> {
-    let mut found = Vec::new();
-    for key in features.activations.iter().flat_map(|keys| keys.split(',')) {
-        let (d, layers) = dictionaries.layers(key.trim())?;
-        found.extend(layers.into_iter().map(|layer| (d, layer)));
-    }
     if features.activations.is_empty() {
-        for (d, named) in dictionaries.all().iter().enumerate() {
-            found.extend((0..named.fits.len()).map(|layer| (d, layer)));
-        }
+        let all = dictionaries.all().iter().enumerate();
+        return Ok(all.flat_map(|(d, named)| (0..named.fits.len()).map(move |layer| (d, layer))).collect());
     }
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
+    let keys = features.activations.iter().flat_map(|keys| keys.split(','));
+    Ok(dictionaries.each_layer(keys.map(str::trim))?)
 }
 
 /// Everything needed to run prompts.
