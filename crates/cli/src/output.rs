@@ -111,6 +111,16 @@ pub(crate) fn write(target: &Destination, content: &[u8]) -> Result<(), Failure>
     }
 }
 
+/// Writes a table, or its JSON, to every target.
+pub(crate) fn tables<C: Clone + Into<Cell>>(
+    targets: &[Destination],
+    header: &[&str],
+    rows: &[Vec<C>],
+    json: &Value,
+) -> Result<(), Failure> {
+    targets.iter().try_for_each(|target| write(target, render(target.format, header, rows, json)?.as_bytes()))
+}
+
 /// Writes a command's findings to every target, and returns their exit status, even if the reader has gone.
 ///
 /// # Errors

@@ -171,11 +171,7 @@ impl Opened<'_> {
         let cells = found.largest(0, attribute.k as usize);
         summary["cells"] = cells.iter().map(|cell| self.cell_json(cell)).collect();
         let rows: Vec<Vec<Cell>> = cells.iter().map(|cell| self.cell(cell)).collect();
-        for target in &self.targets {
-            let header = ["activation", "position", "token", "part", "score"];
-            output::write(target, output::render(target.format, &header, &rows, &summary)?.as_bytes())?;
-        }
-        Ok(())
+        output::tables(&self.targets, &["activation", "position", "token", "part", "score"], &rows, &summary)
     }
 
     /// Prints the metric: for a KL divergence with its reference, and the other value with its name.
@@ -265,11 +261,7 @@ impl Opened<'_> {
             vec![position, Cell::token(&shown), Cell::new(format!("{value:+.4}"), value)]
         };
         let rows: Vec<Vec<Cell>> = tokens.iter().enumerate().map(row).collect();
-        for target in &self.targets {
-            let header = ["position", "token", "attribution"];
-            output::write(target, output::render(target.format, &header, &rows, &summary)?.as_bytes())?;
-        }
-        Ok(())
+        output::tables(&self.targets, &["position", "token", "attribution"], &rows, &summary)
     }
 }
 

@@ -126,8 +126,5 @@ pub(super) fn run(args: &Args, attribute: &Attribute) -> Result<(), Failure> {
         })
         .collect();
     let header = ["key", "feature", "position", "token", "value", "base", "score", "exact"];
-    for target in &targets {
-        output::write(target, output::render(target.format, &header, &rows, &told)?.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &header, &rows, &told)
 }

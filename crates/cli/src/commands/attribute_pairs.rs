@@ -100,9 +100,5 @@ pub(super) fn run(args: &Args, attribute: &Attribute, file: &Path) -> Result<(),
             ]
         })
         .collect();
-    for target in &targets {
-        let header = ["activation", "part", "mean_score"];
-        output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &["activation", "part", "mean_score"], &rows, &json)
 }

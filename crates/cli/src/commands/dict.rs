@@ -54,11 +54,7 @@ pub(crate) fn info(args: &Args, info: &DictInfo) -> Result<(), Failure> {
         .into_iter()
         .map(|(what, value)| vec![what.to_owned().into(), Cell::new(value.clone(), value)])
         .collect();
-    for target in &targets {
-        let table = output::render(target.format, &["what", "value"], &rows, &json)?;
-        output::write(target, table.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &["what", "value"], &rows, &json)
 }
 
 /// The certificate as a table. Facts shared by all layers of a set are listed once.

@@ -98,11 +98,7 @@ pub(crate) fn run(args: &Args, active: &DictActive) -> Result<(), Failure> {
             ]
         })
         .collect();
-    for target in &targets {
-        let header = ["position", "token", "key", "feature", "value"];
-        output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &["position", "token", "key", "feature", "value"], &rows, &json)
 }
 
 /// The largest features of each token, token by token; ties to the lower number.

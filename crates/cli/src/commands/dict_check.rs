@@ -60,11 +60,7 @@ pub(crate) fn run(args: &Args, check: &DictCheck) -> Result<(), Failure> {
         "measured": found.to_json(),
     });
     let table = table(&found, figures, rows.len());
-    for target in &targets {
-        let text = output::render(target.format, &["what", "value", "publisher"], &table, &json)?;
-        output::write(target, text.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &["what", "value", "publisher"], &table, &json)
 }
 
 /// The figures as a table, with one line per layer for a set.

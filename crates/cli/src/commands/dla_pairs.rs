@@ -110,8 +110,5 @@ pub(super) fn run(args: &Args, dla: &Dla, file: &Path) -> Result<(), Failure> {
         .collect();
     let header = ["component", "mean_contribution", "running_sum"];
     let header = if by == By::Part { &header[..] } else { &header[..2] };
-    for target in &targets {
-        output::write(target, output::render(target.format, header, &rows, &json)?.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, header, &rows, &json)
 }

@@ -62,12 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let rows: Vec<Vec<String>> = facts.iter().map(|(k, v)| vec![k.clone(), v.clone()]).collect();
     let mut json = Map::from_iter([("schema".to_owned(), json!("easyroutine.env/1"))]);
     json.extend(facts.into_iter().map(|(k, v)| (k.replace(' ', "_"), Value::from(v))));
-    for target in &targets {
-        let table =
-            output::render(target.format, &["property", "value"], &rows, &Value::Object(json.clone()))?;
-        output::write(target, table.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &["property", "value"], &rows, &Value::Object(json.clone()))
 }
 
 /// The value of `EASYROUTINE_OFFLINE`, as the flag reads it.

@@ -199,12 +199,7 @@ fn packed(parameters: usize) -> [(&'static str, Value); 2] {
 fn write(targets: &[Destination], facts: Vec<(&str, Value)>, rows: &[Vec<Cell>]) -> Result<(), Failure> {
     let mut json = Map::from_iter([("schema".to_owned(), json!("easyroutine.model/1"))]);
     json.extend(facts.into_iter().map(|(key, value)| (key.to_owned(), value)));
-    for target in targets {
-        let table =
-            output::render(target.format, &["property", "value"], rows, &Value::Object(json.clone()))?;
-        output::write(target, table.as_bytes())?;
-    }
-    Ok(())
+    output::tables(targets, &["property", "value"], rows, &Value::Object(json.clone()))
 }
 
 /// The head, in words.

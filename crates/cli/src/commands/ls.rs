@@ -26,9 +26,5 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         "architectures": FAMILIES.iter().map(|f| f.model_type).chain(WRAPPERS.iter().map(|w| w.model_type)).collect::<Vec<_>>(),
         "demos": demos().iter().map(|d| json!({"name": d.name, "about": d.about, "hub_id": d.hub_id})).collect::<Vec<_>>(),
     });
-    for target in &targets {
-        let table = output::render(target.format, &["kind", "name", "about"], &rows, &json)?;
-        output::write(target, table.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &["kind", "name", "about"], &rows, &json)
 }

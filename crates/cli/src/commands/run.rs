@@ -70,10 +70,5 @@ fn predict(args: &Args, next: &Next) -> Result<(), Failure> {
         "entropy": reading.entropy,
         "top": top,
     });
-    for target in &targets {
-        let header = ["rank", "id", "token", "probability", "logprob"];
-        let table = output::render(target.format, &header, &rows, &json)?;
-        output::write(target, table.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &["rank", "id", "token", "probability", "logprob"], &rows, &json)
 }

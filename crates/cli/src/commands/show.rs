@@ -44,8 +44,5 @@ pub(crate) fn run(args: &Args, model: &ModelArgs) -> Result<(), Failure> {
         .collect();
     let json = json!({"schema": "easyroutine.pass/1", "model": files.name, "sections": listed});
     let header = ["section", "step", "width", "multiplications", "activations after it"];
-    for target in &targets {
-        output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &header, &rows, &json)
 }

@@ -158,10 +158,7 @@ pub(crate) fn apply(args: &Args, given: &ProbeApply) -> Result<(), Failure> {
         "method": directions.method, "rows": read.n, "layers": told});
     let header = ["row", "activation", "score", "positive", "label"];
     let header = if read.labels.is_some() { &header[..] } else { &header[..4] };
-    for target in &targets {
-        output::write(target, output::render(target.format, header, &rows, &json)?.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, header, &rows, &json)
 }
 
 /// The fitted directions, layer by layer.

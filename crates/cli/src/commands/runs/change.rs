@@ -86,10 +86,7 @@ pub(super) fn rename(args: &Args, runs: &Runs, from: &str, to: &str) -> Result<(
 pub(super) fn say(targets: &[Destination], done: &str, things: &[String]) -> Result<(), Failure> {
     let json = json!({"schema": "easyroutine.runs_done/1", "done": done, "what": things});
     let rows: Vec<Vec<String>> = things.iter().map(|thing| vec![done.to_owned(), thing.clone()]).collect();
-    for target in targets {
-        output::write(target, output::render(target.format, &["done", "what"], &rows, &json)?.as_bytes())?;
-    }
-    Ok(())
+    output::tables(targets, &["done", "what"], &rows, &json)
 }
 
 #[cfg(test)]

@@ -90,11 +90,7 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &RunLens) -> Result<(), Failu
         "shape": loaded.shape,
         "rows": listed,
     });
-    for target in &targets {
-        let header = ["row", "rank", "id", "token", "probability"];
-        output::write(target, output::render(target.format, &header, &table, &json)?.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &["row", "rank", "id", "token", "probability"], &table, &json)
 }
 
 /// The error for a vector without probabilities.

@@ -133,12 +133,12 @@ fn print(
         };
         json["unfinished"] = unfinished.iter().map(about).collect();
     }
-    for target in targets {
-        let header = ["run", "name", "experiment", "model", "tags", "examples", "tensors", "size"];
-        let table = output::render(target.format, &header, &rows, &json)?;
-        output::write(target, table.as_bytes())?;
-    }
-    Ok(())
+    output::tables(
+        targets,
+        &["run", "name", "experiment", "model", "tags", "examples", "tensors", "size"],
+        &rows,
+        &json,
+    )
 }
 
 fn row(found: &Found) -> Vec<String> {

@@ -56,10 +56,7 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Load) -> Result<(), Fa
         "offsets": loaded.offsets,
         "values": numbers,
     });
-    for target in &targets {
-        output::write(target, output::render(target.format, &header, &rows, &json)?.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &header, &rows, &json)
 }
 
 /// Features, sparse: a row of the table for each that is not zero.
@@ -95,11 +92,7 @@ fn features(
         "key": key,
         "features": list,
     });
-    for target in targets {
-        let header = ["row", "position", "feature", "value"];
-        output::write(target, output::render(target.format, &header, &table, &json)?.as_bytes())?;
-    }
-    Ok(())
+    output::tables(targets, &["row", "position", "feature", "value"], &table, &json)
 }
 
 /// A field kept for each example, one row of the table each.
@@ -125,11 +118,7 @@ fn values_of(
         "first": wanted.start,
         "values": found,
     });
-    for target in targets {
-        let table = output::render(target.format, &["row", name], &rows, &json)?;
-        output::write(target, table.as_bytes())?;
-    }
-    Ok(())
+    output::tables(targets, &["row", name], &rows, &json)
 }
 
 fn shapes(targets: &[output::Destination], run: &Run) -> Result<(), Failure> {
@@ -151,11 +140,7 @@ fn shapes(targets: &[output::Destination], run: &Run) -> Result<(), Failure> {
         "tensors": tensors,
         "fields": fields,
     });
-    for target in targets {
-        let table = output::render(target.format, &["key", "dtype", "shape"], &rows, &json)?;
-        output::write(target, table.as_bytes())?;
-    }
-    Ok(())
+    output::tables(targets, &["key", "dtype", "shape"], &rows, &json)
 }
 
 /// `0:10`, or `5` for a single one.

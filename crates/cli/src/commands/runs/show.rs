@@ -66,9 +66,5 @@ pub(super) fn run(args: &Args, runs: &Runs, which: &RunArg) -> Result<(), Failur
         "tensors": tensors,
         "values": run.manifest().values,
     });
-    for target in &targets {
-        let table = output::render(target.format, &["property", "value"], &rows, &json)?;
-        output::write(target, table.as_bytes())?;
-    }
-    Ok(())
+    output::tables(&targets, &["property", "value"], &rows, &json)
 }
