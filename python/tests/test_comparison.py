@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -54,6 +55,13 @@ def test_without_it_nobody_is_said_to_be_wrong(llama: HookedModel, tmp_path: Pat
     found = llama.compare(dump(tmp_path / "other.safetensors", "logits", 1.5), tolerance=1e-3)
     assert (found.first_wrong, found.wrong, found.tolerance) == ("logits", None, 1e-3)
     assert all(place.wrong is None and place.file is None for place in found.places)
+
+
+def test_nan_is_not_infinity(llama: HookedModel, tmp_path: Path) -> None:
+    found = llama.compare(dump(tmp_path / "nan.safetensors", "resid_out_1", math.nan))
+    wrong = found.places[1]
+    assert (found.first_wrong, wrong.verdict, wrong.largest_at) == ("resid_out_1", "nan", (0, 0, 0))
+    assert all(math.isnan(x) for x in (wrong.error, wrong.factor, wrong.rest))
 
 
 def test_what_cannot_be_compared_is_refused(llama: HookedModel, tmp_path: Path) -> None:

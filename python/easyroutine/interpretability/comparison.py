@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,15 +39,15 @@ class Compared:
     activation: str
     #: The tensor of the file that holds it.
     tensor: str
-    #: ``same``; ``magnitude``: a factor makes them the same; ``direction``: none does.
-    verdict: Literal["same", "magnitude", "direction"]
-    #: The largest difference over the largest value of the file.
+    #: ``same``; ``magnitude``: a factor makes them the same; ``direction``: none does; ``nan``: the file or the run holds NaN.
+    verdict: Literal["same", "magnitude", "direction", "nan"]
+    #: The largest difference over the largest value of the file. With NaN this and the next two are NaN.
     error: float
     #: The factor on our values that comes nearest to those of the file.
     factor: float
     #: What that factor leaves, over the length of the file's values.
     rest: float
-    #: Row, position and number of the largest difference.
+    #: Row, position and number of the largest difference, or of the first NaN.
     largest_at: tuple[int, int, int]
     #: With ``exact=True`` who is wrong here.
     wrong: Literal["none", "file", "ours", "both"] | None
@@ -114,13 +114,14 @@ def compare(
 
 def _place(place: dict[str, Any]) -> Compared:
     exact = place.get("exact")
+    no_number = nan if place["verdict"] == "nan" else inf
     return Compared(
         activation=place["activation"],
         tensor=place["tensor"],
         verdict=place["verdict"],
-        error=_number(place["error"]),
-        factor=_number(place["factor"]),
-        rest=_number(place["rest"]),
+        error=_number(place["error"], no_number),
+        factor=_number(place["factor"], no_number),
+        rest=_number(place["rest"], no_number),
         largest_at=_at(place["largest_at"]),
         wrong=None if exact is None else exact["wrong"],
         file=None if exact is None else _apart(exact["file"]),
@@ -133,9 +134,9 @@ def _apart(apart: dict[str, Any]) -> Apart:
     return Apart(error, magnitude, cosine, _at(apart["largest_at"]))
 
 
-def _number(x: float | None) -> float:
-    """JSON has no infinity."""
-    return inf if x is None else x
+def _number(x: float | None, no_number: float = inf) -> float:
+    """JSON has neither infinity nor NaN: null stands for them."""
+    return no_number if x is None else x
 
 
 def _at(at: dict[str, int]) -> tuple[int, int, int]:
