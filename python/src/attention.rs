@@ -6,6 +6,7 @@ use easyroutine::sites::Selector;
 use easyroutine::{Batch, Error, Stop};
 use easyroutine_app::reports;
 use easyroutine_view::attention::{self as view, AttentionReport, PictureOptions, Sink, TerminalOptions};
+use easyroutine_view::drawing::{Drawing, Format, Screen};
 use easyroutine_view::lens::ColourDepth;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -108,6 +109,11 @@ fn sink(hide_first: bool) -> Sink {
 
 fn picture(hide_first: bool, dark: bool) -> PictureOptions {
     PictureOptions { sink: sink(hide_first), dark, ..PictureOptions::default() }
+}
+
+/// A report in the format that Python names.
+pub(crate) fn drawn(report: &dyn Drawing, format: &str, screen: Screen) -> Result<Vec<u8>, Failure> {
+    report.draw(Format::from_name(format).map_err(drawing)?, screen).map_err(drawing)
 }
 
 /// A drawing error as an error of the engine.

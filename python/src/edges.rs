@@ -11,11 +11,13 @@ use easyroutine::jacobian::{FitOptions, JacobianSums};
 use easyroutine::tune::{Optimiser, Tuning, save_tuned_lens, shuffled, tuned_lens_config};
 use easyroutine::{Error, ErrorKind, Stop};
 use easyroutine_app::reports;
-use easyroutine_view::circuit as view;
+use easyroutine_view::circuit::{CircuitEdge, CircuitReport};
+use easyroutine_view::drawing::{CircuitDrawing, Screen};
+use easyroutine_view::lens::ColourDepth;
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 
-use crate::attention::drawing;
+use crate::attention::drawn;
 use crate::errors::Failure;
 use crate::gradients::metric;
 use crate::interrupt::Signals;
@@ -147,7 +149,7 @@ pub(crate) fn draw(text: &str, format: &str, width: usize, most: usize) -> Resul
             None => (to, None),
         };
         let score = edge["score"].as_f64().unwrap_or(0.0);
-        edges.push(view::CircuitEdge { from: from.to_owned(), to: to.to_owned(), input, score });
+        edges.push(CircuitEdge { from: from.to_owned(), to: to.to_owned(), input, score });
     }
     let told = &json["easyroutine"];
     let texts = |value: &Value| -> Vec<String> {
@@ -157,7 +159,7 @@ pub(crate) fn draw(text: &str, format: &str, width: usize, most: usize) -> Resul
         [what, text] => Some((what.clone(), text.clone())),
         _ => None,
     };
-    let report = view::CircuitReport {
+    let report = CircuitReport {
         title: "Circuit".to_owned(),
         lines: texts(&told["words"]),
         prompts: told["prompts"].as_array().into_iter().flatten().filter_map(pair).collect(),
@@ -166,15 +168,7 @@ pub(crate) fn draw(text: &str, format: &str, width: usize, most: usize) -> Resul
         n_heads: number("n_heads"),
         edges,
     };
-    Ok(match format {
-        "html" => view::html(&report).map_err(drawing)?.into_bytes(),
-        "svg" => view::svg(&report).into_bytes(),
-        "png" => view::png(&report, 2.0).map_err(drawing)?,
-        "csv" => view::csv(&report).into_bytes(),
-        "markdown" => view::markdown(&report).into_bytes(),
-        "terminal" => view::terminal(&report, width, most).into_bytes(),
-        other => return Err(Failure::input(format!("a circuit is not drawn as {other}"))),
-    })
+    drawn(&CircuitDrawing { report: &report, most }, format, Screen { width, colour: ColourDepth::None })
 }
 
 /// Fits a Jacobian lens on rows and writes it; returns the file's description as JSON.

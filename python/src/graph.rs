@@ -7,12 +7,13 @@ use easyroutine::source::{Environment, ResolveOptions};
 use easyroutine::{Error, ErrorKind, Stop};
 use easyroutine_dictionaries::{Dictionary, Options as Reading};
 use easyroutine_graphs::{Graph, Node, Options, Pruned, Texts, lines, report, to_json};
-use easyroutine_view::graph as view;
+use easyroutine_view::drawing::{GraphDrawing, Screen};
+use easyroutine_view::lens::ColourDepth;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use serde_json::{Value, json};
 
-use crate::attention::drawing;
+use crate::attention::drawn;
 use crate::errors::Failure;
 use crate::interrupt::Signals;
 use crate::model::Model;
@@ -248,19 +249,14 @@ impl AttributionGraph {
         width: usize,
         most: usize,
     ) -> Result<Bound<'py, PyBytes>, Failure> {
-        let drawn = py.detach(|| {
+        let bytes = py.detach(|| {
             let pruned = self.pruned(nodes, edges)?;
             let mut said = lines(&self.graph, &pruned);
             said.insert(0, format!("{} · {}", self.model, self.texts.scan));
-            let drawing_of = report(&self.graph, &pruned, &self.shown, said);
-            match format {
-                "html" => view::html(&drawing_of).map_err(drawing),
-                "csv" => Ok(view::csv(&drawing_of)),
-                "markdown" => Ok(view::markdown(&drawing_of)),
-                "terminal" => Ok(view::terminal(&drawing_of, width, most)),
-                other => Err(Failure::input(format!("a graph is not drawn as {other}"))),
-            }
+            let report = report(&self.graph, &pruned, &self.shown, said);
+            let screen = Screen { width, colour: ColourDepth::None };
+            drawn(&GraphDrawing { report: &report, most }, format, screen)
         })?;
-        Ok(PyBytes::new(py, drawn.as_bytes()))
+        Ok(PyBytes::new(py, &bytes))
     }
 }

@@ -1,10 +1,11 @@
 //! Pictures of a grid.
 
-use easyroutine_view::grid::{self as view, GridCell, GridColumn, GridReport, GridRow};
+use easyroutine_view::drawing::Screen;
+use easyroutine_view::grid::{GridCell, GridColumn, GridReport, GridRow};
 use easyroutine_view::lens::ColourDepth;
 use pyo3::prelude::*;
 
-use crate::attention::drawing;
+use crate::attention::drawn;
 use crate::errors::Failure;
 
 /// A grid as Python writes it.
@@ -27,15 +28,7 @@ pub(crate) struct GridInput {
 pub(crate) fn draw(grid: GridInput, format: &str, width: usize, colour: bool) -> Result<Vec<u8>, Failure> {
     let report = grid.report()?;
     let colour = if colour { ColourDepth::True } else { ColourDepth::None };
-    Ok(match format {
-        "html" => view::html(&report).into_bytes(),
-        "svg" => view::svg(&report).into_bytes(),
-        "png" => view::png(&report, 2.0).map_err(drawing)?,
-        "csv" => view::csv(&report).into_bytes(),
-        "markdown" => view::markdown(&report).into_bytes(),
-        "terminal" => view::terminal(&report, width, colour).into_bytes(),
-        other => return Err(Failure::input(format!("a grid is not drawn as {other}"))),
-    })
+    drawn(&report, format, Screen { width, colour })
 }
 
 impl GridInput {

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use easyroutine_view::drawing::{self, Drawing, Screen};
 use easyroutine_view::lens::ColourDepth;
 use easyroutine_view::{cell, csv_line, json_text, lines_of_text, markdown, printable, tsv_line};
 use serde_json::Value;
@@ -109,6 +110,35 @@ pub(crate) fn write(target: &Destination, content: &[u8]) -> Result<(), Failure>
             })
         }
     }
+}
+
+/// Writes a drawing, or its report as JSON, to every target.
+///
+/// # Errors
+/// As [`write`], and if a page or picture cannot be drawn.
+pub(crate) fn drawings(
+    args: &Args,
+    targets: &[Destination],
+    drawn: &dyn Drawing,
+    json: impl Fn() -> Result<String, easyroutine_view::Error>,
+) -> Result<(), Failure> {
+    let content = |target: &Destination| -> Result<Vec<u8>, Failure> {
+        let format = match target.format {
+            Format::Json | Format::Jsonl => return Ok((json()? + "\n").into_bytes()),
+            Format::Tsv => drawing::Format::Tsv,
+            Format::Csv => drawing::Format::Csv,
+            Format::Md => drawing::Format::Markdown,
+            Format::Html => drawing::Format::Html,
+            Format::Svg => drawing::Format::Svg,
+            Format::Png => drawing::Format::Png,
+            Format::Auto | Format::Table => drawing::Format::Terminal,
+        };
+        let screen = Screen { width: width(), colour: colour_depth(args, target) };
+        Ok(drawn.draw(format, screen)?)
+    };
+    // All are drawn before any is written: a picture that is too large must not leave half of the output behind.
+    let contents = targets.iter().map(content).collect::<Result<Vec<_>, _>>()?;
+    targets.iter().zip(&contents).try_for_each(|(target, content)| write(target, content))
 }
 
 /// Writes a table, or its JSON, to every target.

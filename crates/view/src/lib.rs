@@ -22,6 +22,7 @@ pub mod attention;
 pub mod bars;
 pub mod circuit;
 pub mod colour;
+pub mod drawing;
 mod error;
 pub mod features;
 mod fields;

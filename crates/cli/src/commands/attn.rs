@@ -4,11 +4,12 @@ use easyroutine::positions::{Context, Specifier};
 use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use easyroutine::{Batch, Error};
-use easyroutine_view::attention::{self as view, AttentionReport, PictureOptions, Sink, TerminalOptions};
+use easyroutine_view::attention::{self as view, PictureOptions, Sink};
+use easyroutine_view::drawing::AttentionDrawing;
 
-use crate::args::{Args, Attn, Format};
+use crate::args::{Args, Attn};
 use crate::failure::Failure;
-use crate::output::{self, DRAWN, Destination};
+use crate::output::{self, DRAWN};
 use crate::{changes, hosted, session};
 use easyroutine_app::reports;
 
@@ -35,10 +36,9 @@ pub(crate) fn run(args: &Args, attn: &Attn) -> Result<(), Failure> {
     output::warn_of_nan(cache.has_nan(), !interventions.is_empty());
     let subject = session.subject(&tokenizer, &prompt);
     let report = reports::attention(&subject, attn.changes.intervene.clone(), &cache);
-    for target in &targets {
-        output::write(target, &drawn(args, attn, target, &report)?)?;
-    }
-    Ok(())
+    let sink = if attn.hide_first { Sink::Hidden } else { Sink::Shown };
+    let options = PictureOptions { sink, dark: attn.dark, ..PictureOptions::default() };
+    output::drawings(args, &targets, &AttentionDrawing { report: &report, options }, || view::json(&report))
 }
 
 /// The requested heads: by number, by range, or all.
@@ -52,28 +52,5 @@ fn selector(attn: &Attn) -> Result<Selector, Failure> {
             given(&attn.head)
         ));
         Failure::from(error.hint("both take a number, -1 for the last, or a range such as 4:9 (4 to 8)"))
-    })
-}
-
-fn drawn(
-    args: &Args,
-    attn: &Attn,
-    target: &Destination,
-    report: &AttentionReport,
-) -> Result<Vec<u8>, Failure> {
-    let sink = if attn.hide_first { Sink::Hidden } else { Sink::Shown };
-    let picture = PictureOptions { sink, dark: attn.dark, ..PictureOptions::default() };
-    Ok(match target.format {
-        Format::Json | Format::Jsonl => (view::json(report)? + "\n").into_bytes(),
-        Format::Tsv => view::tsv(report).into_bytes(),
-        Format::Csv => view::csv(report).into_bytes(),
-        Format::Md => view::markdown(report).into_bytes(),
-        Format::Html => view::html(report, sink)?.into_bytes(),
-        Format::Svg => view::svg(report, &picture).into_bytes(),
-        Format::Png => view::png(report, &picture)?,
-        _ => {
-            let colour = output::colour_depth(args, target);
-            view::terminal(report, &TerminalOptions { width: output::width(), colour, sink }).into_bytes()
-        }
     })
 }

@@ -14,11 +14,11 @@ use easyroutine::patching::Metric;
 use easyroutine::prompts;
 use easyroutine::tokens::Tokenizer;
 use easyroutine_app::reports::{self, CircuitWords};
-use easyroutine_view::circuit as view;
+use easyroutine_view::drawing::CircuitDrawing;
 use serde_json::{Value, json};
 
 use super::pairs::{self, Ids, Pairs};
-use crate::args::{Args, EdgeArg, Edges, Format, SmoothArg};
+use crate::args::{Args, EdgeArg, Edges, SmoothArg};
 use crate::failure::Failure;
 use crate::hosted;
 use crate::output::{self, DRAWN, Destination};
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args, edges: &Edges) -> Result<(), Failure> {
         }
     };
     let found = opened.faithful(&graph, &circuit, &scores)?;
-    opened.write(&targets, &graph, &circuit, &scores, &found)
+    opened.write(args, &targets, &graph, &circuit, &scores, &found)
 }
 
 fn refuse_unread(edges: &Edges) -> Result<(), Failure> {
@@ -248,6 +248,7 @@ impl Opened<'_> {
 
     fn write(
         &self,
+        args: &Args,
         targets: &[Destination],
         graph: &Graph,
         circuit: &Circuit,
@@ -314,19 +315,7 @@ impl Opened<'_> {
         });
         let words = CircuitWords { lines, prompts, meaning };
         let report = reports::circuit(graph, circuit, scores, words);
-        for target in targets {
-            let drawn = match target.format {
-                Format::Json | Format::Jsonl => (json.to_string() + "\n").into_bytes(),
-                Format::Tsv => view::tsv(&report).into_bytes(),
-                Format::Csv => view::csv(&report).into_bytes(),
-                Format::Md => view::markdown(&report).into_bytes(),
-                Format::Html => view::html(&report)?.into_bytes(),
-                Format::Svg => view::svg(&report).into_bytes(),
-                Format::Png => view::png(&report, 2.0)?,
-                _ => view::terminal(&report, output::width(), self.edges.k as usize).into_bytes(),
-            };
-            output::write(target, &drawn)?;
-        }
-        Ok(())
+        let drawing = CircuitDrawing { report: &report, most: self.edges.k as usize };
+        output::drawings(args, targets, &drawing, || Ok(json.to_string()))
     }
 }

@@ -2,7 +2,7 @@
 
 use easyroutine::tokens::Tokenizer;
 use easyroutine_graphs::{Graph, Options, Texts, lines, report, to_json};
-use easyroutine_view::graph as view;
+use easyroutine_view::drawing::GraphDrawing;
 use serde_json::json;
 
 use crate::args::{Args, Format, Graph as Flags};
@@ -65,20 +65,8 @@ pub(crate) fn run(args: &Args, flags: &Flags) -> Result<(), Failure> {
         },
     });
     let drawing = report(&graph, &pruned, &shown(&tokenizer, &prompt, &graph, &texts), said);
-    for target in &targets {
-        let drawn = match target.format {
-            Format::Json | Format::Jsonl => {
-                to_json(&graph, &pruned, flags.node_threshold, &texts, settings.clone()).to_string() + "\n"
-            }
-            Format::Tsv => view::tsv(&drawing),
-            Format::Csv => view::csv(&drawing),
-            Format::Md => view::markdown(&drawing),
-            Format::Html => view::html(&drawing)?,
-            _ => view::terminal(&drawing, output::width(), flags.k as usize),
-        };
-        output::write(target, drawn.as_bytes())?;
-    }
-    Ok(())
+    let json = || Ok(to_json(&graph, &pruned, flags.node_threshold, &texts, settings.clone()).to_string());
+    output::drawings(args, &targets, &GraphDrawing { report: &drawing, most: flags.k as usize }, json)
 }
 
 /// Warns if the first tokens, which are left out, include a word of the prompt.

@@ -5,14 +5,15 @@ use easyroutine::positions::{self, Context, Specifier};
 use easyroutine::sites::Site;
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, ErrorKind, Model};
+use easyroutine_view::drawing::LensDrawing;
 use easyroutine_view::lens::{
-    self as view, JacobianLens, LensReport, LensSettings, Metric, Norm, PictureOptions, TerminalOptions,
-    TrackedToken, TunedLens,
+    self as view, JacobianLens, LensReport, LensSettings, Metric, Norm, PictureOptions, TrackedToken,
+    TunedLens,
 };
 
-use crate::args::{Args, Format, Lens, MetricArg, NormArg};
+use crate::args::{Args, Lens, MetricArg, NormArg};
 use crate::failure::Failure;
-use crate::output::{self, DRAWN, Destination};
+use crate::output::{self, DRAWN};
 use crate::session::{self, Prompt, token_text};
 use crate::{changes, hosted, layers};
 use easyroutine_app::reports;
@@ -76,10 +77,8 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     };
     let report = reports::lens(&session.subject(&tokenizer, &prompt), settings, &survey);
     let metric = metric(lens.metric, &report)?;
-    // Draw all before writing any: a picture that is too large must not leave half of the output behind.
-    let drawn = targets.iter().map(|target| drawn(args, lens, target, metric, &report));
-    let drawn = drawn.collect::<Result<Vec<_>, _>>()?;
-    targets.iter().zip(&drawn).try_for_each(|(target, content)| output::write(target, content))
+    let options = PictureOptions { metric, dark: lens.dark, ..PictureOptions::default() };
+    output::drawings(args, &targets, &LensDrawing { report: &report, options }, || view::json(&report))
 }
 
 /// Prints which layers have a component, if not all do and no layers were named.
@@ -168,28 +167,5 @@ fn metric(metric: Option<MetricArg>, report: &LensReport) -> Result<Metric, Fail
         MetricArg::Kl => Metric::Kl,
         MetricArg::Tracked if report.settings.tracked.is_some() => Metric::Tracked,
         MetricArg::Tracked => return Err(Failure::usage("--metric tracked needs a token: --track ' Paris'")),
-    })
-}
-
-fn drawn(
-    args: &Args,
-    lens: &Lens,
-    target: &Destination,
-    metric: Metric,
-    report: &LensReport,
-) -> Result<Vec<u8>, Failure> {
-    let picture = PictureOptions { metric, dark: lens.dark, ..PictureOptions::default() };
-    Ok(match target.format {
-        Format::Json | Format::Jsonl => (view::json(report)? + "\n").into_bytes(),
-        Format::Tsv => view::tsv(report).into_bytes(),
-        Format::Csv => view::csv(report).into_bytes(),
-        Format::Md => view::markdown(report, metric).into_bytes(),
-        Format::Html => view::html(report).into_bytes(),
-        Format::Svg => view::svg(report, &picture).into_bytes(),
-        Format::Png => view::png(report, &picture)?,
-        _ => {
-            let colour = output::colour_depth(args, target);
-            view::terminal(report, &TerminalOptions { width: output::width(), colour, metric }).into_bytes()
-        }
     })
 }

@@ -11,13 +11,10 @@ use easyroutine::request::Request;
 use easyroutine::sites::{Scope, Site};
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Model};
-use easyroutine_view::grid::{self as view, GridReport};
-use serde_json::Value;
 
 use super::lens::{selected, specifiers};
 use crate::args::{
-    Ablate, AlongArg, Args, ByArg, EffectArg, EstimatingArgs, Format, MeanOverArg, Patch, RuleArg,
-    Sweep as SweepArgs,
+    Ablate, AlongArg, Args, ByArg, EffectArg, EstimatingArgs, MeanOverArg, Patch, RuleArg, Sweep as SweepArgs,
 };
 use crate::failure::Failure;
 use crate::hosted;
@@ -292,21 +289,5 @@ fn finish(
     let words = GridWords { estimated, ..words };
     let Opened { session, tokenizer, prompt } = opened;
     let (report, json) = reports::grid(&session.subject(tokenizer, prompt), &request.along, &grid, &words);
-    for target in targets {
-        output::write(target, &drawn(args, target, &report, &json)?)?;
-    }
-    Ok(())
-}
-
-fn drawn(args: &Args, target: &Destination, report: &GridReport, json: &Value) -> Result<Vec<u8>, Failure> {
-    Ok(match target.format {
-        Format::Json | Format::Jsonl => (json.to_string() + "\n").into_bytes(),
-        Format::Tsv => view::tsv(report).into_bytes(),
-        Format::Csv => view::csv(report).into_bytes(),
-        Format::Md => view::markdown(report).into_bytes(),
-        Format::Html => view::html(report).into_bytes(),
-        Format::Svg => view::svg(report).into_bytes(),
-        Format::Png => view::png(report, 2.0)?,
-        _ => view::terminal(report, output::width(), output::colour_depth(args, target)).into_bytes(),
-    })
+    output::drawings(args, targets, &report, || Ok(json.to_string()))
 }

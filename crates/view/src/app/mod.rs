@@ -93,6 +93,16 @@ mod tests {
         }
     }
 
+    /// A module's imports are known only once it has arrived: without this a browser fetches them level by level.
+    #[test]
+    fn the_browser_is_told_of_every_script_at_once() {
+        let page = FILES[0].content;
+        for file in FILES.iter().filter(|file| file.media_type == SCRIPT) {
+            let link = format!("<link rel=\"modulepreload\" href=\"{}\">", file.path);
+            assert_eq!(page.matches(&link).count(), usize::from(file.path != "main.js"), "{}", file.path);
+        }
+    }
+
     #[test]
     fn the_page_loads_its_own_files_alone() {
         let named = |text: &str| FILES.iter().any(|file| file.path == text);
