@@ -41,14 +41,27 @@ pub const FILES: &[File] = &[
         ),
     },
     File {
+        path: "nodes.js",
+        media_type: SCRIPT,
+        content: concat!(include_str!("../nodes.js"), "export { nodeChoice, svgElement };\n"),
+    },
+    File {
         path: "circuit_drawing.js",
         media_type: SCRIPT,
-        content: concat!(include_str!("../circuit/drawing.js"), "export { circuitPicture };\n"),
+        content: concat!(
+            "import { nodeChoice, svgElement } from \"./nodes.js\";\n",
+            include_str!("../circuit/drawing.js"),
+            "export { circuitPicture };\n"
+        ),
     },
     File {
         path: "graph_drawing.js",
         media_type: SCRIPT,
-        content: concat!(include_str!("../graph/drawing.js"), "export { graphPicture };\n"),
+        content: concat!(
+            "import { nodeChoice, svgElement } from \"./nodes.js\";\n",
+            include_str!("../graph/drawing.js"),
+            "export { graphPicture };\n"
+        ),
     },
     File {
         path: "features_drawing.js",

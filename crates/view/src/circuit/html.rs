@@ -14,7 +14,8 @@ use crate::svg::escape;
 use crate::text::printable;
 
 /// The drawing, shared with the page of `serve`, and the page around it.
-const SCRIPT: &str = concat!(include_str!("drawing.js"), include_str!("circuit.js"));
+const SCRIPT: &str =
+    concat!(include_str!("../nodes.js"), include_str!("drawing.js"), include_str!("circuit.js"));
 const STYLE: &str = concat!(include_str!("circuit.css"), include_str!("drawing.css"));
 /// Limit on the edges in one page: a browser can still move this many paths.
 const EDGES: usize = 20_000;

@@ -7,12 +7,6 @@
  * go. `rest(edge)` is told of an edge under the pointer.
  */
 function graphPicture(data, svg, { chosen: tell, rest = () => {} }) {
-  const make = (kind, attributes, parent) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    parent.append(made);
-    return made;
-  };
   const [step, left, above, least_column] = [17, 62, 30, 54];
   const short = (text, most) => ([...text].length > most ? [...text].slice(0, most - 1).join("") + "…" : text);
   const shown = (weight) => (weight < 0 ? "" : "+") + weight.toPrecision(3);
@@ -54,13 +48,13 @@ function graphPicture(data, svg, { chosen: tell, rest = () => {} }) {
     }
   }
   const bands = data.tokens.map((token, position) =>
-    make("rect", { class: "band", x: starts[position], y: 0, width: columns[position], height, "fill-opacity": position % 2 === 0 ? 1 : 0 }, svg));
+    svgElement("rect", { class: "band", x: starts[position], y: 0, width: columns[position], height, "fill-opacity": position % 2 === 0 ? 1 : 0 }, svg));
   data.tokens.forEach((token, position) => {
-    const label = make("text", { x: starts[position] + columns[position] / 2, y: height - 12, "text-anchor": "middle" }, svg);
+    const label = svgElement("text", { x: starts[position] + columns[position] / 2, y: height - 12, "text-anchor": "middle" }, svg);
     label.textContent = short(token, Math.floor(columns[position] / 7));
-    make("title", {}, label).textContent = `${position}: ${token}`;
+    svgElement("title", {}, label).textContent = `${position}: ${token}`;
   });
-  for (const number of rows) make("text", { class: "row", x: 6, y: y_of(number) + 4 }, svg).textContent = row_name(number);
+  for (const number of rows) svgElement("text", { class: "row", x: 6, y: y_of(number) + 4 }, svg).textContent = row_name(number);
   // The largest are drawn last, over the others.
   const paths = new Map();
   for (const edge of [...data.edges].reverse()) {
@@ -68,7 +62,7 @@ function graphPicture(data, svg, { chosen: tell, rest = () => {} }) {
     const bend = Math.max(12, (y0 - y1) * 0.45);
     // What stands in one column would lie on one line.
     const aside = Math.abs(x0 - x1) < 2 ? 8 + Math.min(40, (y0 - y1) * 0.12) : 0;
-    const path = make("path", {
+    const path = svgElement("path", {
       class: "edge",
       d: `M${x0} ${y0 - 6}C${x0 + aside} ${y0 - 6 - bend} ${x1 + aside} ${y1 + 6 + bend} ${x1} ${y1 + 6}`,
       stroke: edge.colour,
@@ -77,53 +71,34 @@ function graphPicture(data, svg, { chosen: tell, rest = () => {} }) {
     path.addEventListener("pointerenter", () => rest(edge));
     paths.set(edge, path);
   }
-  let pinned = null;
-  let chosen = null;
   let least = 0;
   let share = 1;
-  const groups = data.nodes.map((node, number) => {
-    const [x, y] = spots.get(number);
-    const group = make("g", { class: "node", tabindex: number === 0 ? 0 : -1, role: "button", "aria-label": node.title }, svg);
-    if (node.kind === "feature") make("circle", { class: "mark", cx: x, cy: y, r: 6 }, group);
-    else if (node.kind === "error") make("path", { class: "mark shape", d: `M${x} ${y - 7}L${x + 7} ${y}L${x} ${y + 7}L${x - 7} ${y}Z` }, group);
-    else if (node.kind === "token") make("rect", { class: "mark", x: x - 6, y: y - 6, width: 12, height: 12 }, group);
-    else {
-      make("rect", { class: "mark", x: x - 29, y: y - 9, width: 58, height: 18, rx: 3 }, group);
-      make("text", { x, y: y + 4, "text-anchor": "middle" }, group).textContent = short(node.name, 8);
-    }
-    make("title", {}, group).textContent = node.title;
-    group.addEventListener("pointerenter", () => { if (pinned === null) choose(number, "rest"); });
-    group.addEventListener("pointerleave", () => { if (pinned === null) choose(null, "rest"); });
-    group.addEventListener("click", () => keep(number));
-    group.addEventListener("focus", () => keep(number));
-    return group;
-  });
   // Tokens and logits stay: without them nothing begins or ends.
   const kept = (node) => node.kind === "token" || node.kind === "logit" || node.cumulative <= share;
   const visible = (edge) => Math.abs(edge.weight) >= least && kept(data.nodes[edge.from]) && kept(data.nodes[edge.to]);
-
-  function keep(number) {
-    if (pinned === number) return;
-    pinned = number;
-    choose(number, "keep");
-  }
-
-  function choose(number, way) {
-    chosen = number;
-    const near = new Set([number]);
-    for (const [edge, path] of paths) {
-      const touches = edge.from === number || edge.to === number;
-      path.classList.toggle("off", number !== null && !touches);
-      if (touches && visible(edge)) near.add(edge.from).add(edge.to);
+  const distance = (from, to, across, up) => {
+    const [[x, y], [other_x, other_y]] = [spots.get(from), spots.get(to)];
+    if (!kept(data.nodes[to])) return Infinity;
+    if (up) return Math.sign(y - other_y) === up ? Math.abs(other_y - y) * 1000 + Math.abs(other_x - x) : Infinity;
+    return other_y === y && Math.sign(other_x - x) === across ? Math.abs(other_x - x) : Infinity;
+  };
+  const choice = nodeChoice({
+    paths, visible, distance,
+    first: Math.max(data.nodes.findIndex((node) => node.kind === "logit"), 0),
+    tell: (number, edges, way) => tell(number, edges.filter((edge) => edge.to === number), edges.filter((edge) => edge.from === number), way),
+  });
+  data.nodes.forEach((node, number) => {
+    const [x, y] = spots.get(number);
+    const group = choice.add(node.title, svg);
+    if (node.kind === "feature") svgElement("circle", { class: "mark", cx: x, cy: y, r: 6 }, group);
+    else if (node.kind === "error") svgElement("path", { class: "mark shape", d: `M${x} ${y - 7}L${x + 7} ${y}L${x} ${y + 7}L${x - 7} ${y}Z` }, group);
+    else if (node.kind === "token") svgElement("rect", { class: "mark", x: x - 6, y: y - 6, width: 12, height: 12 }, group);
+    else {
+      svgElement("rect", { class: "mark", x: x - 29, y: y - 9, width: 58, height: 18, rx: 3 }, group);
+      svgElement("text", { x, y: y + 4, "text-anchor": "middle" }, group).textContent = short(node.name, 8);
     }
-    groups.forEach((group, own) => {
-      group.classList.toggle("on", own === number);
-      group.classList.toggle("off", number !== null && !near.has(own));
-      if (number !== null) group.setAttribute("tabindex", own === number ? 0 : -1);
-    });
-    const edges = (end) => (number === null ? [] : data.edges.filter((edge) => edge[end] === number && visible(edge)));
-    tell(number, edges("to"), edges("from"), way);
-  }
+    svgElement("title", {}, group).textContent = node.title;
+  });
 
   /** Hides small edges and nodes of little influence, both as shares from 0 to 1; says what is left. */
   function cut(of_reach, of_influence) {
@@ -135,39 +110,10 @@ function graphPicture(data, svg, { chosen: tell, rest = () => {} }) {
       path.classList.toggle("gone", !visible(edge));
       edges += visible(edge) ? 1 : 0;
     }
-    groups.forEach((group, number) => group.classList.toggle("gone", !kept(data.nodes[number])));
-    if (chosen !== null && !kept(data.nodes[chosen])) pinned = chosen = null;
-    choose(chosen, "cut");
+    const hidden = (number) => !kept(data.nodes[number]);
+    choice.groups.forEach((group, number) => group.classList.toggle("gone", hidden(number)));
+    choice.again(hidden);
     return { least, edges, nodes: data.nodes.filter(kept).length };
-  }
-
-  function move(across, up) {
-    if (chosen === null) {
-      groups[Math.max(data.nodes.findIndex((node) => node.kind === "logit"), 0)].focus();
-      return;
-    }
-    const [x, y] = spots.get(chosen);
-    const distance = (number) => {
-      const [other_x, other_y] = spots.get(number);
-      if (!kept(data.nodes[number])) return Infinity;
-      if (up) return Math.sign(y - other_y) === up ? Math.abs(other_y - y) * 1000 + Math.abs(other_x - x) : Infinity;
-      return other_y === y && Math.sign(other_x - x) === across ? Math.abs(other_x - x) : Infinity;
-    };
-    const best = data.nodes.map((node, number) => [distance(number), number]).sort((a, b) => a[0] - b[0])[0];
-    if (best[0] !== Infinity) groups[best[1]].focus();
-  }
-
-  function letGo() {
-    pinned = null;
-    document.activeElement?.blur();
-    choose(null, "keep");
-  }
-
-  /** What a key does; false where it does nothing here. */
-  function key(name) {
-    const keys = { ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, 1), ArrowDown: () => move(0, -1), Escape: letGo };
-    keys[name]?.();
-    return name in keys;
   }
 
   /** Marks the column of a token. */
@@ -186,5 +132,5 @@ function graphPicture(data, svg, { chosen: tell, rest = () => {} }) {
     const influence = node.kind === "logit" ? "" : node.influence !== null ? `influence ${node.influence.toPrecision(3)} · ` : `within ${(100 * node.cumulative).toFixed(1)} % of all influence · `;
     return `${value}${influence}at ${node.position} “${data.tokens[node.position]}”`;
   };
-  return { cut, key, mark, shown, about, begin, width, focus: (number) => groups[number].focus(), show: (number) => { pinned = number; choose(number, "show"); } };
+  return { cut, mark, shown, about, begin, width, key: choice.key, show: choice.show, focus: (number) => choice.groups[number].focus() };
 }
