@@ -99,6 +99,7 @@ test("a change is added and removed, and shown against the unchanged run", () =>
       await settled(page);
       await page.locator("#view-lens select").nth(1).selectOption("difference");
       assert.match(await page.locator("#view-lens .legend").textContent(), /change of the probability of/);
+      assert.match(await page.locator("#view-lens aside").textContent(), /, unchanged/);
       await shot(page, "changed");
       await page.locator(".chips button").click();
       await settled(page);
@@ -107,6 +108,40 @@ test("a change is added and removed, and shown against the unchanged run", () =>
       await page.locator("#change").fill("resid_outt_1@all=0");
       await page.keyboard.press("Enter");
       await page.waitForFunction(() => document.querySelector("#view-next .fault").textContent.includes("did you mean"));
+    })));
+
+test("the changed run, the unchanged one or the difference is chosen in each view that shows them", () =>
+  serving(["-m", model], (address) =>
+    open(address, { prompt: PROMPT, views: "attention" }, async (page) => {
+      const which = page.locator("#view-attention select").first();
+      assert.equal(await which.isVisible(), false, "without changes there is one run");
+      await page.locator("#change").fill("attn_out_0@all=0");
+      await page.keyboard.press("Enter");
+      await settled(page);
+      assert.equal(await page.locator("#view-attention .legend").textContent(), "01attention");
+      await which.focus();
+      await which.selectOption("difference");
+      assert.match(await page.locator("#view-attention .legend").textContent(), /^-0\.\d\d0\+0\.\d\dattention with the changes less that without$/);
+      assert.equal(await which.evaluate((select) => document.activeElement === select), true, "a choice keeps its focus");
+      for (const id of ["direct", "lens"]) await page.locator(`[data-view="${id}"]`).click();
+      await settled(page);
+      const chosen = await page.locator("#view-direct select, #view-lens select").evaluateAll((all) => all.map((select) => select.value));
+      assert.equal(chosen.filter((value) => value === "difference").length, 2);
+      assert.match(await page.locator("#view-direct .legend").textContent(), /the changes make it write more/);
+      assert.equal(await page.locator("#view-direct .notes li").count(), 0, "what the view says is no note beside it");
+      const colour = page.locator("#view-lens select").first();
+      await colour.focus();
+      await colour.selectOption("entropy");
+      assert.equal(await colour.evaluate((select) => document.activeElement === select), true);
+      // The middle of a scale from blue to orange is the ground of the theme.
+      const middle = () => page.locator("#view-attention .legend canvas").evaluate((ramp) => {
+        const pen = document.createElement("canvas").getContext("2d");
+        pen.drawImage(ramp, 0, 0);
+        return pen.getImageData(110, 5, 1, 1).data[0];
+      });
+      assert.ok((await middle()) > 200);
+      await page.locator("#dark").click();
+      assert.ok((await middle()) < 100, "legends follow the theme");
     })));
 
 test("patching, ablation, attribution and circuits run at a press, with the numbers of the commands", () =>

@@ -1,9 +1,10 @@
 // Which tokens each head looks at.
 import { choice, el, field, signed, token } from "./dom.js";
-import { Heat, diverging, reach, sequential } from "./heat.js";
+import { Heat, diverging, legend, reach, sequential } from "./heat.js";
 import { Panel } from "./panel.js";
 import { change, changes, state } from "./state.js";
 import { prompt } from "./prompt.js";
+import { run } from "./fields.js";
 
 /** Weights that are asked for at once; more are asked for by layer, then by head. */
 const MOST = 4e6;
@@ -11,6 +12,7 @@ const MOST = 4e6;
 const heads = new Heat("Layers by heads, coloured by where the chosen token looks; arrows move, Enter chooses", { width: 34, height: 19, side: 40, tall: 420 });
 const large = new Heat("Attention of the chosen head: queries by keys", { width: 30, height: 21, side: 108, tall: 460 });
 const thumbnails = el("div", { class: "thumbnails" });
+const key = el("div");
 const title = el("h3");
 const strongest = el("p", { class: "hint" });
 const measure = { key: "other" };
@@ -57,7 +59,7 @@ async function ask(panel) {
   now = await patterns(...changes());
   panel.body.replaceChildren(
     field("Colour of the heads", choice(Object.entries(MEASURES).map(([key, [words]]) => [key, words]), measure.key, (key) => { measure.key = key; draw(); })),
-    el("div", { class: "beside" }, heads.node, el("div", { class: "grow" }, thumbnails, title, strongest, large.node)));
+    key, el("div", { class: "beside" }, heads.node, el("div", { class: "grow" }, thumbnails, title, strongest, large.node)));
   draw();
 }
 
@@ -85,13 +87,24 @@ function draw() {
     const value = (one) => of(one.row(patterns.layers[i], patterns.columns[j], query));
     return differs ? value(now) - value(before) : value(patterns);
   };
+  const n = patterns.tokens.length;
+  const value = (i, j) => {
+    if (j > i) return null;
+    return differs ? now.at(layer, head, i, j) - before.at(layer, head, i, j) : patterns.at(layer, head, i, j);
+  };
+  const each = (rows, columns, of) => Array.from({ length: rows }, (_, i) => Array.from({ length: columns }, (_, j) => of(i, j) ?? 0)).flat();
+  const most = differs ? reach([...each(patterns.layers.length, patterns.columns.length, amount), ...each(n, n, value)]) : 1;
+  const colour = (x) => (differs ? diverging(x / most) : sequential(x));
+  key.replaceChildren(differs
+    ? legend((x) => diverging(2 * x - 1), [signed(-most, 2), "0", signed(most, 2)], "attention with the changes less that without")
+    : legend(sequential, ["0", "1"], "attention"));
   heads.show({
     rows: patterns.layers.length, columns: patterns.columns.length,
     chosen: () => [patterns.layers.indexOf(layer), patterns.columns.indexOf(head)],
     row: (i) => `L${patterns.layers[i]}`, column: (j) => `H${patterns.columns[j]}`,
     cell: (i, j) => {
       const x = amount(i, j);
-      return x === null ? null : { rgb: differs ? diverging(x) : sequential(x) };
+      return x === null ? null : { rgb: colour(x) };
     },
     words: (i, j) => `layer ${patterns.layers[i]}, head ${patterns.columns[j]}: ${signed(amount(i, j))} ${words}`,
     tip: (i, j) => [el("b", {}, `L${patterns.layers[i]}H${patterns.columns[j]}`), ` from position ${query}: ${(amount(i, j) ?? NaN).toFixed(3)} ${words}`],
@@ -102,17 +115,14 @@ function draw() {
   const row = patterns.row(layer, head, query);
   const order = row.map((_, key) => key).sort((a, b) => row[b] - row[a]).slice(0, 4);
   strongest.replaceChildren(token(prompt.tokens[query]?.text ?? ""), ` (${query}) looks at `, ...order.flatMap((key, k) => [k ? ", " : "", token(prompt.tokens[key]?.text ?? ""), ` (${key}) ${row[key].toFixed(3)}`]));
-  const n = patterns.tokens.length;
-  large.width = n <= 24 ? 34 : 20;
-  const value = (i, j) => (differs ? (j > i ? null : now.at(layer, head, i, j) - before.at(layer, head, i, j)) : patterns.at(layer, head, i, j));
-  let most = 1;
-  if (differs) most = reach(Array.from({ length: n }, (_, i) => Array.from({ length: i + 1 }, (_, j) => value(i, j))).flat());
+  // Few tokens have room for their names.
+  large.width = n <= 10 ? 68 : n <= 24 ? 34 : 20;
   large.show({
     rows: n, columns: n, chosen: () => [query, null],
     row: (i) => patterns.tokens[i], column: n <= 24 ? (j) => patterns.tokens[j] : undefined,
     cell: (i, j) => {
       const x = value(i, j);
-      return x === null ? null : { rgb: differs ? diverging(x / most) : sequential(x) };
+      return x === null ? null : { rgb: colour(x) };
     },
     words: (i, j) => `${patterns.tokens[i]} at ${i} looks at ${patterns.tokens[j]} at ${j}: ${signed(value(i, j) ?? 0)}`,
     tip: (i, j) => (j > i ? null : [token(prompt.tokens[i].text), ` (${i}) looks at `, token(prompt.tokens[j].text), ` (${j}): ${value(i, j).toFixed(4)}`]),
@@ -141,5 +151,5 @@ function thumbnail(patterns, layer, head, chosen) {
 export const attention = new Panel({
   id: "attention", title: "Attention", about: "Which tokens each head looks at from the chosen token.",
   needs: ["prompt", "changes"], points: ["position", "layer", "head", "look", "views"],
-  formats: ["html", "svg", "png", "csv", "json"], look: ask, point,
+  controls: [run()], formats: ["html", "svg", "png", "csv", "json"], look: ask, point,
 });

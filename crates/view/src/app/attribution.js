@@ -5,7 +5,7 @@ import { Heat, diverging, legend, reach } from "./heat.js";
 import { Panel } from "./panel.js";
 import { bound, change, changes, state } from "./state.js";
 import { prompt } from "./prompt.js";
-import { tokens } from "./fields.js";
+import { run, tokens } from "./fields.js";
 
 const named = () => [...(prompt.answer() ? ["--answer", prompt.answer()] : []), ...(state.against ? ["--against", state.against] : [])];
 
@@ -65,7 +65,7 @@ function drawDirect() {
   const rest = now.rest.filter(([, x]) => x !== 0);
   direct.width = state.by === "part" ? 120 : 58;
   directPanel.body.replaceChildren(lead,
-    legend((x) => diverging(2 * x - 1), [signed(-most, 2), "0", signed(most, 2)], "orange writes towards the token, blue away from it"),
+    legend((x) => diverging(2 * x - 1), [signed(-most, 2), "0", signed(most, 2)], differs ? "orange: the changes make it write more towards the token; blue: less" : "orange writes towards the token, blue away from it"),
     direct.node,
     rest.length > 0 ? el("p", { class: "hint" }, "besides: ", rest.map(([name, x]) => `${name} ${signed(x)}`).join(", ")) : "");
   direct.show({
@@ -90,8 +90,8 @@ function tokenText(id) {
 export const directPanel = new Panel({
   id: "direct", title: "Direct attribution", about: "What each part writes itself towards a token, at the chosen position.",
   needs: ["prompt", "changes", "answer", "against", "by", "position"], points: ["layer", "head", "look", "views"],
-  controls: [...tokens(), field("By", bound("by", choice([["head", "head"], ["part", "part"], ["neuron", "neuron"]], state.by, (by) => change({ by }))))],
-  formats: ["csv", "json"], look: askDirect, point: drawDirect,
+  controls: [...tokens(), field("By", bound("by", choice([["head", "head"], ["part", "part"], ["neuron", "neuron"]], state.by, (by) => change({ by })))), run()],
+  formats: ["csv", "json"], says: ["sum"], look: askDirect, point: drawDirect,
 });
 
 // --- Attribution to tokens, and to activations between two prompts.
@@ -109,9 +109,8 @@ async function askScores(panel) {
 
 function drawScores() {
   if (!scores) return;
-  const shared = el("p", {}, "metric ", el("b", {}, signed(scores.value)), scores.base === null ? "" : `, baseline ${signed(scores.base)}`, scores.missing === undefined ? "" : `; ${signed(scores.missing)} is missing from the sum`);
   if (scores.method === "patching") {
-    attributionPanel.body.replaceChildren(shared, el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Estimates, the largest first" }, el("table", { class: "list" },
+    attributionPanel.body.replaceChildren(el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Estimates, the largest first" }, el("table", { class: "list" },
       el("thead", {}, el("tr", {}, ["activation", "part", "position", "token", "estimate"].map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, scores.cells.map((cell) => {
         const layer = /_L?(\d+)/.exec(cell.activation);
@@ -121,7 +120,7 @@ function drawScores() {
     return;
   }
   const most = reach(scores.tokens.map((one) => one.score));
-  attributionPanel.body.replaceChildren(shared, legend((x) => diverging(2 * x - 1), [signed(-most, 2), "0", signed(most, 2)], "how much of the metric each token carried"), bars.node);
+  attributionPanel.body.replaceChildren(legend((x) => diverging(2 * x - 1), [signed(-most, 2), "0", signed(most, 2)], "how much of the metric each token carried"), bars.node);
   bars.show({
     rows: 1, columns: scores.tokens.length, chosen: () => [0, prompt.position()],
     row: () => "score", column: (j) => printable(scores.tokens[j].token),

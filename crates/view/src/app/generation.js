@@ -28,7 +28,7 @@ export const next = new Panel({
         now ? el("td", { class: "n" }, old === undefined ? "below the first 12" : percent(old)) : "");
     });
     panel.body.replaceChildren(el("table", { class: "bars" },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "token"), el("th", { scope: "col" }, now ? "changed" : "probability"), el("th", { scope: "col" }, el("span", { class: "hidden" }, "bar")), now ? el("th", { scope: "col" }, "unchanged") : "")),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "token"), el("th", { scope: "col", class: "n" }, now ? "changed" : "probability"), el("th", { scope: "col" }, el("span", { class: "hidden" }, "bar")), now ? el("th", { scope: "col", class: "n" }, "unchanged") : "")),
       el("tbody", {}, rows)),
       el("p", { class: "hint" }, `entropy ${(now ?? unchanged).entropy?.toFixed(3) ?? "NaN"} nats${now ? `, unchanged ${unchanged.entropy?.toFixed(3) ?? "NaN"}` : ""}`));
   },

@@ -23,6 +23,8 @@ export function reach(values) {
 const FONT = "12px ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace";
 const LETTER = 7.23;
 const drawn = new Set();
+/** How each legend's colours are painted. */
+const ramps = new WeakMap();
 /** The colours of the theme, read once: to ask a style for each table in each frame costs milliseconds. */
 let colours = null;
 const NAMES = ["ground", "text", "faint", "accent", "empty", "alarm"];
@@ -37,6 +39,7 @@ function ofTheme() {
 /** Draws every table anew, in the colours of the theme. */
 export function repaint() {
   colours = null;
+  for (const ramp of document.querySelectorAll(".legend canvas")) ramps.get(ramp)?.();
   for (const heat of drawn) {
     if (heat.node.isConnected) heat.draw();
     else drawn.delete(heat);
@@ -250,10 +253,14 @@ export class Heat {
 /** What the colours of a table mean. */
 export function legend(colour, ticks, words) {
   const ramp = el("canvas", { width: "220", height: "10", "aria-hidden": "true" });
-  const pen = ramp.getContext("2d");
-  for (let x = 0; x < 220; x += 1) {
-    pen.fillStyle = css(colour(x / 219));
-    pen.fillRect(x, 0, 1, 10);
-  }
+  const paint = () => {
+    const pen = ramp.getContext("2d");
+    for (let x = 0; x < 220; x += 1) {
+      pen.fillStyle = css(colour(x / 219));
+      pen.fillRect(x, 0, 1, 10);
+    }
+  };
+  paint();
+  ramps.set(ramp, paint);
   return el("div", { class: "legend" }, el("div", { class: "scale" }, ramp, el("div", { class: "ticks" }, ticks.map((tick) => el("span", {}, tick)))), el("div", {}, words));
 }

@@ -5,6 +5,7 @@ import { Heat, diverging, legend, reach } from "./heat.js";
 import { Panel } from "./panel.js";
 import { bound, change, changes, state } from "./state.js";
 import { prompt } from "./prompt.js";
+import { run } from "./fields.js";
 
 /** The report of a lens as the page draws it: the last layer on top. */
 class Lens {
@@ -47,7 +48,6 @@ const heat = new Heat("Top token of each layer after each token; arrows move, En
 const aside = el("aside", { class: "cell-view", "aria-label": "The chosen cell" });
 const key = el("div");
 const metric = el("span");
-const look = el("span");
 let now = null;
 let before = null;
 
@@ -77,8 +77,7 @@ function draw() {
   const lens = shown();
   const { data } = lens;
   const known = data.metrics.find((one) => one.key === state.metric) ?? data.metrics[0];
-  metric.replaceChildren(field("Colour", choice(data.metrics.map((one) => [one.key, one.words]), known.key, (value) => change({ metric: value }))));
-  look.replaceChildren(before ? field("Run", choice([["changed", "with the changes"], ["unchanged", "unchanged"], ["difference", "difference"]], state.look, (value) => change({ look: value }))) : "");
+  drawMetrics(data.metrics, known.key);
   const differs = before && state.look === "difference";
   const difference = (i, j) => (now.value(i, j, "tracked") ?? NaN) - (before.value(i, j, "tracked") ?? NaN);
   const most = differs ? reach(lens.rows.flatMap((_, i) => data.positions.map((_, j) => difference(i, j)))) : 1;
@@ -123,6 +122,14 @@ function draw() {
   aside.replaceChildren(...(row === null || column === null ? [] : details(lens, row, column, followed, 10)));
 }
 
+/** The colours to choose from; the field stays where it is, and keeps its focus, while they are the same. */
+function drawMetrics(metrics, chosen) {
+  const select = metric.querySelector("select");
+  const isSame = select && metrics.map(({ key }) => key).join() === [...select.options].map((option) => option.value).join();
+  if (isSame) select.value = chosen;
+  else metric.replaceChildren(field("Colour", choice(metrics.map((one) => [one.key, one.words]), chosen, (value) => change({ metric: value }))));
+}
+
 /** A cell in numbers. */
 function details(lens, i, j, followed, most) {
   const cell = lens.cell(i, j);
@@ -143,13 +150,14 @@ function details(lens, i, j, followed, most) {
       fact("entropy", nats(cell.entropy)), fact("KL(final ‖ layer)", nats(cell.kl)),
       fact(["final's ", token(lens.text(lens.final(j)))], percent(Math.exp(cell.final))),
       cell.rank === null ? [] : fact("rank of the next token", String(cell.rank)),
-      followed && cell.tracked !== null ? fact(["followed ", followed], percent(Math.exp(cell.tracked))) : []),
+      followed && cell.tracked !== null ? fact(["followed ", followed], percent(Math.exp(cell.tracked))) : [],
+      followed && before && lens === now ? fact(["followed ", followed, ", unchanged"], percent(before.value(i, j, "tracked") ?? NaN)) : []),
   ];
 }
 
 export const lens = new Panel({
   id: "lens", title: "Logit lens", about: "What each layer would predict next, at every token.",
   needs: ["prompt", "changes", "track"], points: ["position", "layer", "metric", "look", "views"],
-  controls: [metric, look, field("Follow a token", bound("track", line(state.track, (track) => change({ track }), { placeholder: "' Paris' or id:7042", size: "14" })))],
+  controls: [metric, run(), field("Follow a token", bound("track", line(state.track, (track) => change({ track }), { placeholder: "' Paris' or id:7042", size: "14" })))],
   formats: ["html", "svg", "png", "csv", "json"], look: ask, point: draw,
 });

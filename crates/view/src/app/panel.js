@@ -13,10 +13,10 @@ const TYPES = { html: "text/html", svg: "image/svg+xml", png: "image/png", csv: 
 export class Panel {
   /**
    * `needs` are the names of the state that its question depends on. `look(panel)` asks and draws; a panel that is `manual`
-   * waits for its button, because its question takes long.
+   * waits for its button, because its question takes long. Notes of the kinds in `says` are left out: the view says the same.
    */
-  constructor({ id, title, about, needs = [], points = [], controls = [], manual, formats = [], look, point = () => {} }) {
-    Object.assign(this, { id, needs, points, manual, formats, look, point, words: null, abort: null, stale: true });
+  constructor({ id, title, about, needs = [], points = [], controls = [], manual, formats = [], says = [], look, point = () => {} }) {
+    Object.assign(this, { id, needs, points, manual, formats, says, look, point, words: null, abort: null, stale: true });
     this.progress = el("progress", { hidden: true, "aria-label": `${title}: how much is done` });
     this.said = el("span", { class: "hint", role: "status" });
     this.cancel = button("Cancel", () => this.stop(), { hidden: true });
@@ -116,6 +116,9 @@ export class Panel {
   }
 
   note({ kind, text }) {
+    // Two runs say much the same.
+    const isSaid = [...this.notes.children].some((one) => one.textContent === `${kind} ${text}`);
+    if (isSaid || this.says.includes(kind)) return;
     this.notes.hidden = false;
     this.notes.append(el("li", { class: kind === "warning" ? "warning" : "" }, el("b", {}, kind), " ", text));
   }
