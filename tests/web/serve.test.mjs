@@ -401,6 +401,9 @@ test("saved runs are listed, found, looked into, compared and tagged; one that i
       open(address, { page: "runs" }, async (page) => {
         const { runs } = printed("runs", "--base", base, "ls");
         assert.equal(await page.locator(".run").count(), runs.length);
+        assert.deepEqual(await page.locator(".names span").allTextContents(), ["saved", "experiment", "name", "model", "tags", "examples", "size"]);
+        // As high as its rows: those of a few runs leave no empty half of a screen.
+        assert.ok((await page.locator(".rows").boundingBox()).height < 28 * (runs.length + 2));
         await page.locator(".run").last().click();
         await settled(page);
         await page.locator("#view-run button", { hasText: "Compare others with this one" }).click();
@@ -570,6 +573,16 @@ test("a store of 10,000 runs is a list of a bounded number of nodes", () =>
       // The most recent stand first.
       assert.match(page.url(), /run=experiment%2Fmodel%2F0(&|$)/);
       assert.equal(await page.locator('.run[aria-selected="true"]').getAttribute("aria-posinset"), "10000");
+      // The names of the columns stand above the rows, whatever is scrolled, and hide none that is chosen.
+      const box = (of) => page.locator(of).boundingBox();
+      const [names, rows] = [await box(".names"), await box(".rows")];
+      const last = await box('.run[aria-selected="true"]');
+      assert.ok(Math.abs(names.y - rows.y) <= 2 && last.y + last.height <= rows.y + rows.height + 1, JSON.stringify([names, last, rows]));
+      await page.locator(".rows").focus();
+      for (let i = 0; i < 20; i += 1) await page.keyboard.press("ArrowUp");
+      await page.keyboard.press("Enter");
+      await settled(page);
+      assert.ok((await box('.run[aria-selected="true"]')).y >= names.y + names.height - 1);
       assert.ok(await page.evaluate(() => document.querySelectorAll("*").length) < 800);
     }, { ready: "#model" })));
 

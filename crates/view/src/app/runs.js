@@ -12,7 +12,9 @@ const HEIGHT = 28;
 
 // --- The list, of which only what is in view are elements.
 const rows = el("div", { class: "rows-size" });
-const list = el("div", { class: "rows", role: "listbox", tabindex: "0", "aria-label": "Saved runs, the most recent first" }, rows);
+/** The names of the columns stand above the rows while they are scrolled; a reader of the screen hears them in each row. */
+const names = el("div", { class: "names", "aria-hidden": "true" }, ["saved", "experiment", "name", "model", "tags", "examples", "size"].map((name, i) => el("span", { class: i > 4 ? "n" : "" }, name)));
+const list = el("div", { class: "rows", role: "listbox", tabindex: "0", "aria-label": "Saved runs, the most recent first" }, names, rows);
 let found = [];
 let at = 0;
 
@@ -51,14 +53,14 @@ const later = () => {
 list.addEventListener("scroll", later);
 new ResizeObserver(later).observe(list);
 list.addEventListener("keydown", (event) => {
-  const page = Math.max(1, Math.floor(list.clientHeight / HEIGHT) - 1);
+  const page = Math.max(1, Math.floor(list.clientHeight / HEIGHT) - 2);
   const by = { ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page, Home: -1e9, End: 1e9 }[event.key];
   if (event.key === "Enter" && found[at]) pick(at);
   if (!by || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   at = Math.min(found.length - 1, Math.max(0, at + by));
   if (at * HEIGHT < list.scrollTop) list.scrollTop = at * HEIGHT;
-  if ((at + 1) * HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = (at + 1) * HEIGHT - list.clientHeight;
+  if ((at + 2) * HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = (at + 2) * HEIGHT - list.clientHeight;
   drawList();
 });
 

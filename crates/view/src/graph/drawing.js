@@ -31,7 +31,7 @@ function graphPicture(data, svg, { chosen: tell, rest = () => {} }) {
   const starts = [left];
   for (const column of columns) starts.push(starts[starts.length - 1] + column);
   const width = starts[starts.length - 1] + 16;
-  const height = above + rows.length * row + 34;
+  const height = above + (rows.length - 1) * row + 64;
   svg.replaceChildren();
   svg.setAttribute("width", width);
   svg.setAttribute("height", height);
