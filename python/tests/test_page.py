@@ -46,6 +46,21 @@ def test_the_page_has_the_model_and_the_prompt() -> None:
         asked(page.address, {"ask": "state"})
 
 
+def test_the_picture_beside_the_page_is_of_the_changed_run() -> None:
+    model = HookedModel.from_pretrained(TINY)
+    with model.view("the cat sat", changes=["attn_out_1@all=0"]) as page:
+        shown = page._repr_html_()
+    changed = model.lens("the cat sat", interventions=[Intervention("full", "attn_out_1", ["all"])]).to_svg()
+    # The two spell the change itself otherwise, in lines of another number.
+    lines = {line for line in changed.splitlines() if "attn_out_1" not in line and not line.startswith("<svg")}
+    assert lines <= set(shown.splitlines()) and "attn_out_1@all=0" in shown.partition("</iframe>")[2]
+    assert model.lens("the cat sat").to_svg() not in shown
+    with model.view("the cat sat") as page:
+        assert model.lens("the cat sat").to_svg() in page._repr_html_()
+    with pytest.raises(InputError, match="attnn_out_1"):
+        model.view("the cat sat", changes=["attnn_out_1@all=0"])
+
+
 @pytest.mark.filterwarnings("ignore:row 0. the attributions sum")
 def test_what_the_page_names_in_python_gives_the_same() -> None:
     model = HookedModel.from_pretrained(TINY)

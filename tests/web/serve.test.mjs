@@ -184,6 +184,11 @@ test("patching, ablation, attribution and circuits run at a press, with the numb
       const [typed] = await page.locator("#view-patch .code pre").allTextContents();
       assert.match(typed, /^easyroutine patch --model .* --base 'the dog sat on the mat' .* -- 'the cat sat on the mat'$/);
       assert.match(await page.locator("#view-patch .code pre").nth(1).textContent(), /model\.sweep\("the cat sat on the mat", by="patch"/);
+      // Where the clipboard is closed to the page, as in some frames, the text is selected for the reader.
+      await page.evaluate(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
+      await page.locator("#view-patch .code button").first().click();
+      assert.equal(await page.locator("#view-patch .code button").first().textContent(), "Selected: copy it");
+      assert.equal(await page.evaluate(() => String(getSelection())), typed);
       const [download] = await Promise.all([page.waitForEvent("download"), page.locator('#view-patch [aria-label="Save as SVG"]').click()]);
       assert.equal(download.suggestedFilename(), "patch.svg");
       assert.match(readFileSync(await download.path(), "utf8"), /^<svg/);

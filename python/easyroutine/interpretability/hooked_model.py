@@ -443,7 +443,7 @@ class HookedModel(DescribedModel):
         interventions as the command line writes them, ``"resid_out_10@last*0.5"``; ``port`` defaults to a free one.
         """
         patching.check_unchanged(self, "view")
-        return page_of_model(self.config, prompt, changes, port, self.lens(prompt).to_svg())
+        return page_of_model(self.config, prompt, changes, port)
 
     # Copies and pickles.
 

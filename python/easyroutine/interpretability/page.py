@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
+from urllib.request import ProxyHandler, Request, build_opener
 
 from easyroutine.checks import string, whole
 from easyroutine.errors import EasyroutineError, InputError
@@ -31,9 +33,9 @@ class Page:
     Elsewhere :meth:`open` shows it in the browser.
     """
 
-    def __init__(self, process: subprocess.Popen[str], address: str, fragment: str, picture: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], address: str, fragment: str) -> None:
         self.address = address + fragment
-        self._process, self._picture = process, picture
+        self._process, self._picture = process, ""
         self._end = weakref.finalize(self, _end, process)
 
     @property
@@ -61,29 +63,46 @@ class Page:
 
     def _repr_html_(self) -> str:
         address = escape(self.address, quote=True)
-        frame = f'<iframe src="{address}" style="width:100%;height:900px;border:0" title="easyroutine"></iframe>'
+        frame = f'<iframe src="{address}" style="width:100%;height:900px;border:0" title="easyroutine" allow="clipboard-write"></iframe>'
         link = f'<p><a href="{address}" target="_blank" rel="noopener">The page in a window of its own</a></p>'
         still = f"<details><summary>As a picture</summary>{self._picture}</details>" if self._picture else ""
         return (frame + link if self.is_served else "") + still
 
 
-def page_of_model(
-    config: HookedModelConfig, prompt: str, changes: Sequence[str], port: int | None, picture: str
-) -> Page:
+def page_of_model(config: HookedModelConfig, prompt: str, changes: Sequence[str], port: int | None) -> Page:
     """The page with a prompt and the model of ``config``."""
     string(prompt, "prompt")
     if isinstance(changes, str):
         raise InputError("changes is one text; it must be a list of them", 'write changes=["resid_out_10@last*0.5"]')
     shown = [("prompt", prompt), *(("changes", string(one, "changes")) for one in changes)]
-    return _served(["--model", config.model_name, *_loading(config)], shown, port, picture)
+    page = _served(["--model", config.model_name, *_loading(config)], shown, port)
+    try:
+        page._picture = _pictured(page.address.split("#")[0], prompt, changes)
+    except BaseException:
+        page.close()
+        raise
+    return page
 
 
 def page_of_run(base: str, path: str, port: int | None) -> Page:
     """The page with a run of the store at ``base``."""
-    return _served(["--base", base], [("page", "runs"), ("run", path)], port, "")
+    return _served(["--base", base], [("page", "runs"), ("run", path)], port)
 
 
-def _served(flags: list[str], shown: list[tuple[str, str]], port: int | None, picture: str) -> Page:
+def _pictured(address: str, prompt: str, changes: Sequence[str]) -> str:
+    """The picture of the lens under the changes, drawn by the program that serves the page."""
+    words = ["lens", *(f"--intervene={text}" for text in changes), "--", prompt]
+    question = json.dumps({"ask": "run", "words": words, "format": "svg"}).encode()
+    # Loopback alone: a proxy that the environment names would see the token.
+    opener = build_opener(ProxyHandler({}))
+    with opener.open(Request(f"{address}ask", question, {"Content-Type": "application/json"})) as answer:
+        event = json.loads(answer.read().splitlines()[-1])
+    if event["event"] == "error":
+        raise InputError(event["message"], event.get("hint"))
+    return str(event["text"])
+
+
+def _served(flags: list[str], shown: list[tuple[str, str]], port: int | None) -> Page:
     """Starts the server and returns its page."""
     if port is not None:
         flags += ["--port", str(whole(port, "port", 1, 65535))]
@@ -99,7 +118,7 @@ def _served(flags: list[str], shown: list[tuple[str, str]], port: int | None, pi
             _end(process)
             said.seek(0)
             raise EasyroutineError(f"the page could not be served: {said.read().strip().removeprefix('error: ')}")
-    return Page(process, address, f"#{urlencode(shown)}", picture)
+    return Page(process, address, f"#{urlencode(shown)}")
 
 
 def _loading(config: HookedModelConfig) -> list[str]:

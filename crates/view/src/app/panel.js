@@ -128,8 +128,14 @@ export class Panel {
     const code = (label, text) => {
       const shown = el("pre", { tabindex: "0", "aria-label": label }, text);
       const copy = button("Copy", async () => {
-        await navigator.clipboard.writeText(text);
-        copy.textContent = "Copied";
+        try {
+          await navigator.clipboard.writeText(text);
+          copy.textContent = "Copied";
+        } catch {
+          // Some frames and browsers keep the clipboard to themselves: the reader copies what is selected.
+          getSelection().selectAllChildren(shown);
+          copy.textContent = "Selected: copy it";
+        }
         setTimeout(() => { copy.textContent = "Copy"; }, 1500);
       }, { "aria-label": `Copy: ${label}` });
       return el("div", { class: "code" }, el("h3", {}, label), copy, shown);
