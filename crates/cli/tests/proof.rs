@@ -135,6 +135,23 @@ fn damaged_numbers_are_not_read_unless_they_must_be() {
 }
 
 #[test]
+fn a_damaged_header_of_a_shard_is_not_exported() {
+    let (base, _, shard) = saved();
+    let store = path(&base);
+    // In the header's metadata: every tensor reads as before.
+    flip(&shard, |_| 30);
+    succeeds(&["runs", "-b", store, "load", "-1", "logits"]);
+    fails(1, &["runs", "-b", store, "verify"]);
+    for (ending, key) in [("safetensors", &[][..]), ("npy", &["logits"]), ("parquet", &["logits"])] {
+        let out = base.path().join(format!("out.{ending}")).to_str().unwrap().to_owned();
+        let export = [&["runs", "-b", store, "export", "-1"][..], key, &["-o", &out]].concat();
+        let refused = fails(1, &export);
+        assert!(refused.contains("header is damaged") && !Path::new(&out).exists(), "{refused}");
+        succeeds(&[&export[..], &["--no-verify"]].concat());
+    }
+}
+
+#[test]
 fn a_record_that_was_edited_by_hand_is_told_by_every_read_and_by_verify() {
     let (base, record, _) = saved();
     let store = path(&base);

@@ -29,6 +29,39 @@ impl Compared {
 }
 
 impl Run {
+    /// Compares the headers of the shards that hold these tensors (all shards if none is named). Reads take places and
+    /// shapes from the manifest and never look at a header, so a damaged one harms only programs that read the shard
+    /// itself. A shard written before headers had a checksum of their own is read whole.
+    ///
+    /// # Errors
+    /// If a header is damaged, or a shard cannot be read.
+    pub fn compare_headers(&self, names: &[String]) -> Result<()> {
+        if !self.is_compared() {
+            return Ok(());
+        }
+        for (number, shard) in self.manifest().shards.iter().enumerate() {
+            let is_named = |part: &Part| names.contains(&part.name);
+            if !names.is_empty() && !shard.tensors.iter().any(is_named) {
+                continue;
+            }
+            let source = self.source(number)?;
+            let (end, expected, what) = match &shard.head_xxh3 {
+                Some(sum) => {
+                    let first = shard.tensors.iter().map(|part| part.offset).min();
+                    (first.unwrap_or(shard.bytes), sum, "its header is damaged")
+                }
+                None => (shard.bytes, &shard.xxh3, "it is damaged"),
+            };
+            let found = self.sum(&*source, 0..end, &shard.file);
+            source.check_unchanged().map_err(|e| Error::io("read", self.place(number), e))?;
+            if found? != *expected {
+                let what = format!("{}: {what}: the checksum differs", self.place(number));
+                return Err(Error::damaged(what).hint("easyroutine runs verify lists all damage"));
+            }
+        }
+        Ok(())
+    }
+
     /// Compares the pieces that contain a range of a part, in a mapped shard.
     ///
     /// # Errors

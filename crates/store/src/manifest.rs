@@ -48,6 +48,9 @@ pub struct Shard {
     pub bytes: u64,
     /// Checksum of the whole file (XXH3, 64 bits).
     pub xxh3: String,
+    /// Checksum of its header, everything before the numbers; `None` if it was written before headers had their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_xxh3: Option<String>,
     /// The examples of the data set in it, `[first, end]`, if it holds whole examples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub examples: Option<[u64; 2]>,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::hash::Sum;
+use crate::hash::{self, Sum};
 use crate::manifest::{Part, Pieces, Shard};
 use crate::names::nonce;
 use crate::tensor::{Dtype, Tensor, offsets_of};
@@ -179,7 +179,8 @@ pub(crate) fn write(backend: &dyn Backend, label: &Label<'_>, mut pieces: Vec<Pi
     }
     upload.finish()?;
     let (examples, worker) = (label.examples, label.worker.clone());
-    Ok(Shard { file, bytes: offset, xxh3: whole.finish(), examples, worker, tensors: parts })
+    let head_xxh3 = Some(hash::of(&head));
+    Ok(Shard { file, bytes: offset, xxh3: whole.finish(), head_xxh3, examples, worker, tensors: parts })
 }
 
 /// Checksums of a part's pieces, computed as bytes come.

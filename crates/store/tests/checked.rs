@@ -123,13 +123,11 @@ fn of_version_1(record: &mut Value) {
     store["version"] = json!(1);
     store.as_object_mut().unwrap().remove("record_xxh3");
     let mut manifest = store["manifest"]["inline"].clone();
-    for part in manifest["shards"]
-        .as_array_mut()
-        .unwrap()
-        .iter_mut()
-        .flat_map(|s| s["tensors"].as_array_mut().unwrap())
-    {
-        part.as_object_mut().unwrap().remove("pieces");
+    for shard in manifest["shards"].as_array_mut().unwrap() {
+        shard.as_object_mut().unwrap().remove("head_xxh3").unwrap();
+        for part in shard["tensors"].as_array_mut().unwrap() {
+            part.as_object_mut().unwrap().remove("pieces");
+        }
     }
     store["manifest"] =
         json!({"inline": manifest, "xxh3": easyroutine_store::checksum(manifest.to_string().as_bytes())});
@@ -149,6 +147,13 @@ fn parts_without_pieces_are_compared_whole() {
     let file = &shards(base.path(), &path)[0];
     let size = fs::metadata(file).unwrap().len() as usize;
     let begins = run.manifest().parts("resid_out_7").next().unwrap().1.offset as usize;
+    // Without a checksum of its own, a header is compared with the whole shard, of the tensors that are asked for.
+    run.compare_headers(&["resid_out_7".to_owned()]).unwrap();
+    flip(file, 20, 0);
+    let error = run.compare_headers(&["resid_out_7".to_owned()]).unwrap_err();
+    assert!(error.to_string().contains(".safetensors: it is damaged"), "{error}");
+    run.compare_headers(&["elsewhere".to_owned()]).unwrap();
+    flip(file, 20, 0);
     flip(file, begins + (size - begins) / 2, 0);
     let run = open(base.path(), &path).unwrap();
     assert!(run.read_rows("resid_out_7", 0..1).is_err(), "what is whole cannot be told from what is not");

@@ -27,6 +27,7 @@ pub(super) fn run(args: &Args, runs: &Runs, asked: &runs::Export) -> Result<(), 
     output::folder_exists(file)?;
     let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
     let run = runs.find_to_read(&asked.run.run, asked.no_verify)?;
+    run.compare_headers(&asked.keys)?;
     match ending {
         "safetensors" => write_safetensors(file, &run, &tensors(&run, &asked.keys)?),
         "npy" => {
