@@ -41,7 +41,7 @@ _WORDS: list[tuple[str, str]] = [
     (r"`?--offline`?", "offline=True"),
     (r"say which holds the prompts: --field NAME", "rename the field that holds the prompts"),
     (r"--skip-empty skips such rows and keeps the others' numbers", "leave such rows out"),
-    (r"if it is meant, raise the limit: --longest-row BYTES", "shorten the row"),
+    (r"if it is meant, raise the limit: --longest-row SIZE", "shorten the row"),
     (r"--limit takes its first rows", "give fewer rows"),
     (r'--dtype f32 \(in Python dtype=\\?"float32\\?"\)', 'dtype="float32"'),
     (r", one for each id: --target FILE::TENSOR", ", one for each id"),

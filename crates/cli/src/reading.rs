@@ -33,7 +33,9 @@ impl Reading {
             field: self.field.clone().unwrap_or_else(|| "text".to_owned()),
             limit: self.limit.map(|n| n as usize),
             skip_empty: self.skip_empty,
-            longest_row: self.longest_row.unwrap_or(LONGEST_ROW),
+            longest_row: self
+                .longest_row
+                .map_or(LONGEST_ROW, |size| usize::try_from(size).unwrap_or(usize::MAX)),
         }
     }
 

@@ -80,8 +80,10 @@ fn a_mean_is_over_the_rows_of_a_file_that_the_flags_name() {
     let long = written("b.txt", &format!("short\n{}\n", "cat ".repeat(2000)));
     let said = refused(2, &["--over", &long]);
     assert!(said.contains("b.txt: row 1: the prompt has 4001 tokens"), "{said}");
-    let said = refused(1, &["--over", &long, "--longest-row", "100"]);
-    assert!(said.contains("row 1: longer than 100 bytes"), "{said}");
+    let said = refused(1, &["--over", &long, "--longest-row", "0.1kB"]);
+    assert!(said.contains("row 1: longer than 100 bytes") && said.contains("--longest-row SIZE"), "{said}");
+    let said = refused(2, &["--over", &long, "--longest-row", "much"]);
+    assert!(said.contains("`much` is no number of bytes"), "{said}");
     for (flag, value) in [("--skip-empty", None), ("--field", Some("q")), ("--limit", Some("2"))] {
         let flags: Vec<&str> = std::iter::once(flag).chain(value).collect();
         assert!(refused(2, &flags).contains(&format!("{flag} is for prompts of a file")));

@@ -12,9 +12,9 @@ pub(crate) struct Reading {
     /// Skip empty or null rows of the file instead of refusing them; the others keep their numbers.
     #[arg(long)]
     pub(crate) skip_empty: bool,
-    /// Maximum bytes per row of the file; 16 MiB by default.
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) longest_row: Option<usize>,
+    /// Maximum size of a row of the file: 100000, 64M; 16 MiB by default.
+    #[arg(long, value_name = "SIZE", value_parser = crate::memory::size)]
+    pub(crate) longest_row: Option<u64>,
     /// Read only the first prompts of the file.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,

@@ -235,7 +235,7 @@ fn collected(
 fn too_long(place: Place, options: &ReadOptions) -> Error {
     place
         .wrong(format!("longer than {} bytes", options.longest_row))
-        .hint("no model reads so much at once; if it is meant, raise the limit: --longest-row BYTES")
+        .hint("no model reads so much at once; if it is meant, raise the limit: --longest-row SIZE")
 }
 
 fn no_field(field: &str, what: &str, names: &[String]) -> String {

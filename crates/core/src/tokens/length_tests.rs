@@ -57,7 +57,7 @@ fn tokenizers() -> Vec<(String, Tokenizer)> {
 
 #[test]
 fn a_text_in_stretches_has_the_tokens_of_the_whole_text() {
-    let words = "the cat  sat on\n a mat, it's 12345 caf\u{e9} cafe\u{301} x y <|im_end|> end</s> the<s> the  \t z \u{6771}\u{4eac} Don't a b\nc が\n東京は、東\nd 日本の首都です。서울\n\nか\u{3099}。だ！\n a。b<s>。 c";
+    let words = "the cat  sat on\n a mat, it's 12345 caf\u{e9} cafe\u{301} x y <|im_end|> end</s> the<s> the  \t z \u{6771}\u{4eac} Don't a b\nc が\n東京は、東\nd 日本の首都です。서울\n\nか\u{3099}。だ！\n a。b<s>。 c ж да и\u{306} ёлка ж é à\u{301} ό ς λ א ב ش ي क ख ก ข\nи да\n";
     for (name, tokenizer) in tokenizers() {
         let stretches = Stretches::of(&tokenizer.backend).unwrap_or_else(|| panic!("{name} is not cut"));
         for text in [words, &words.repeat(3), "a b", "a", "", " a b c d"] {
@@ -88,7 +88,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn any_text_in_stretches_has_its_tokens(text in "([a-zA-Z]{1,3} |[ a1'\\n.,é東の。、]|<s>|\\PC){0,40}", length in 1usize..30) {
+    fn any_text_in_stretches_has_its_tokens(text in "([a-zA-Z]{1,3} |[а-яё]{1,2} [א-ת]|[ a1'\\n.,éж\u{306}東の。、]|<s>|\\PC){0,40}", length in 1usize..30) {
         for (name, tokenizer) in tokenizers() {
             let stretches = Stretches::of(&tokenizer.backend).unwrap();
             let whole = tokenizer.backend.encode(text.as_str(), true).unwrap();
@@ -159,8 +159,15 @@ fn a_long_text_is_encoded_and_cut_short_where_only_its_beginning_is_wanted() {
     unknown["normalizer"] = json!({"type": "Strip", "strip_left": true, "strip_right": true});
     let error = opened(&unknown).unwrap().encode(&"ab ".repeat(4 << 20), Bos::No).unwrap_err().to_string();
     assert!(error.contains("8388608 bytes are the limit"), "{error}");
-    let error = tokenizer.encode(&"ab".repeat(6 << 20), Bos::No).unwrap_err().to_string();
-    assert!(error.contains("no blank between letters"), "{error}");
+    let error = tokenizer.encode(&"ab".repeat(1 << 20), Bos::No).unwrap_err().to_string();
+    assert!(
+        error.contains("1048576 bytes of the text, from byte 262143, have no blank between letters"),
+        "{error}"
+    );
+    // Words of other scripts are as short as English ones.
+    let text = "в начале было слово ".repeat(60_000);
+    let (some, is_whole) = tokenizer.encode_up_to(&text, Bos::Auto, 10).unwrap();
+    assert!(!is_whole && some.offsets.last().unwrap().1 < 300_000);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Divides long texts into stretches that are encoded one after another: the library needs two hundred bytes of memory
 //! per byte of text.
 //!
-//! A stretch ends where the result cannot depend on it: between an ASCII letter and a space followed by another ASCII
-//! letter. Every known pre-tokenization rule splits there and looks no further. If text is not split at all, no token
-//! of the vocabulary has a letter followed by a space, so no merge crosses. If text is split by one of these rules and
-//! nothing is put before it, a stretch may also end between a letter and a line end, or a comma or full stop of Chinese
-//! and Japanese, which use no spaces.
+//! A stretch ends where the result cannot depend on it: between a letter and a space followed by another letter. Every
+//! known pre-tokenization rule splits there and looks no further. If text is not split at all, no token of the vocabulary
+//! has a letter followed by a space, so no merge crosses. Letters are those of ASCII, and of other scripts if nothing
+//! decomposes them. If text is split by one of these rules and nothing is put before it, a stretch may also end between
+//! a letter and a line end, or a comma or full stop of Chinese and Japanese, which use no spaces.
 
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer as Backend};
@@ -17,8 +17,10 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Longest text, in bytes, that is always encoded whole.
 pub(super) const WHOLE: usize = 256 << 10;
-/// Longest text, in bytes, that is encoded whole if it cannot be divided safely.
+/// Longest text, in bytes, that is encoded whole if its tokenizer cannot divide texts safely.
 const LONGEST: usize = 8 << 20;
+/// Longest part of a text, in bytes, that has no place to divide it: half a million tokens, in 200 MB of memory.
+const WORD: usize = 1 << 20;
 
 /// Ids, and for each the bytes of the text that it covers.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub(super) struct Stretches {
     drops_blank: bool,
     /// Spans exclude the space before a token, except for the first of a text.
     trims_blank: bool,
+    /// Stretches may also end between letters that are not ASCII.
+    beyond_ascii: bool,
     /// Stretches may also end before one of the [`MARKS`].
     ends_before_marks: bool,
 }
@@ -45,11 +49,18 @@ pub(super) struct Stretches {
 /// Characters that every known rule splits from a letter before them.
 const MARKS: [char; 4] = ['\n', '\u{3001}', '\u{3002}', '\u{FF0C}'];
 
-/// Whether every known rule treats a character as a letter, not as a combining mark: ASCII letters, kana, the common
-/// ideographs and Hangul syllables.
+/// Whether every known rule treats a character as a letter, not as a combining mark, and normal forms C and KC keep it:
+/// letters of Latin, Greek, Cyrillic, Hebrew, Arabic, Devanagari and Thai, kana, the common ideographs and Hangul
+/// syllables.
 fn is_letter(c: char) -> bool {
-    matches!(c, 'a'..='z' | 'A'..='Z' | '\u{3041}'..='\u{3096}' | '\u{30A1}'..='\u{30FA}' | '\u{4E00}'..='\u{9FFF}'
-        | '\u{AC00}'..='\u{D7A3}')
+    matches!(c, 'a'..='z' | 'A'..='Z' | '\u{C0}'..='\u{D6}' | '\u{D8}'..='\u{F6}' | '\u{F8}'..='\u{12F}'
+        | '\u{3B1}'..='\u{3C9}' | '\u{400}'..='\u{45F}' | '\u{5D0}'..='\u{5EA}' | '\u{621}'..='\u{63A}'
+        | '\u{641}'..='\u{64A}' | '\u{905}'..='\u{928}' | '\u{92A}'..='\u{930}' | '\u{E01}'..='\u{E2E}'
+        | '\u{3041}'..='\u{3096}' | '\u{30A1}'..='\u{30FA}' | '\u{4E00}'..='\u{9FFF}' | '\u{AC00}'..='\u{D7A3}')
+}
+
+fn is_ascii_letter(c: char) -> bool {
+    c.is_ascii_alphabetic()
 }
 
 impl Stretches {
@@ -66,38 +77,41 @@ impl Stretches {
         let blank = Blank::of(&normalizer)?;
         let cuts = cuts_at_blanks(&pre_tokenizer);
         let marked = blank.is_marked || pre_tokenizer["type"] == "Metaspace";
-        let leads_across = |token: &String| {
-            token.as_bytes().windows(2).any(|pair| pair[0].is_ascii_alphabetic() && pair[1] == 0xE2)
-                && token
-                    .split('\u{2581}')
-                    .rev()
-                    .skip(1)
-                    .any(|part| part.ends_with(|c: char| c.is_ascii_alphabetic()))
+        // Whether a token of the vocabulary has such a letter followed by a space.
+        let vocab = if cuts { Default::default() } else { tokenizers::Model::get_vocab(bpe) };
+        let leads_across = |is_letter: fn(char) -> bool| {
+            let crosses = |token: &String| {
+                token.contains('\u{2581}')
+                    && token.split('\u{2581}').rev().skip(1).any(|part| part.ends_with(is_letter))
+            };
+            vocab.keys().any(crosses)
         };
-        let vocab = || tokenizers::Model::get_vocab(bpe);
         let is_safe = match cuts {
             true => !marked,
             false => {
                 marked
                     && stays_whole(&pre_tokenizer)
                     && tokenizers::Model::token_to_id(bpe, "\u{2581}").is_some()
-                    && !vocab().keys().any(leads_across)
+                    && !leads_across(is_ascii_letter)
             }
         };
         let added = backend.get_added_tokens_decoder();
-        let reaches = added.values().any(|token| {
-            let letter_then_blank =
-                |pair: &[char]| pair[0].is_ascii_alphabetic() && matches!(pair[1], ' ' | '\u{2581}');
-            let letters: Vec<char> = token.content.chars().collect();
-            // If every text gets a leading space, a stretch begins after its own; an added token takes its place first,
-            // and would lose it.
-            blank.is_prepended && letters.first().is_some_and(char::is_ascii_alphabetic)
-                || letters.windows(2).any(letter_then_blank)
-                || token.rstrip && letters.last().is_some_and(char::is_ascii_alphabetic)
-        });
-        if has_affixes || !is_safe || reaches {
+        let reaches = |is_letter: fn(char) -> bool| {
+            added.values().any(|token| {
+                let letter_then_blank =
+                    |pair: &[char]| is_letter(pair[0]) && matches!(pair[1], ' ' | '\u{2581}');
+                let letters: Vec<char> = token.content.chars().collect();
+                // If every text gets a leading space, a stretch begins after its own; an added token takes its place
+                // first, and would lose it.
+                blank.is_prepended && letters.first().copied().is_some_and(is_letter)
+                    || letters.windows(2).any(letter_then_blank)
+                    || token.rstrip && letters.last().copied().is_some_and(is_letter)
+            })
+        };
+        if has_affixes || !is_safe || reaches(is_ascii_letter) {
             return None;
         }
+        let beyond_ascii = !blank.decomposes && !leads_across(is_letter) && !reaches(is_letter);
         let trims_blank = trims(&post_processor)?;
         let (before, behind) = around(backend)?;
         let adds_blank = |step: &Value| step["add_prefix_space"] == true;
@@ -111,7 +125,8 @@ impl Stretches {
             && !blank.decomposes
             && !leads_on
             && !steps(&pre_tokenizer, "pretokenizers").iter().any(adds_blank);
-        Some(Stretches { before, behind, drops_blank: blank.is_prepended, trims_blank, ends_before_marks })
+        let drops_blank = blank.is_prepended;
+        Some(Stretches { before, behind, drops_blank, trims_blank, beyond_ascii, ends_before_marks })
     }
 
     /// Encodes a text in stretches of about `length` bytes, until there are `limit` tokens. Tokens that end a text
@@ -134,7 +149,7 @@ impl Stretches {
         around(&mut found, &self.before);
         let mut start = 0;
         while start < text.len() && found.ids.len() < limit {
-            let end = border(text, start + length, self.ends_before_marks)?;
+            let end = self.border(text, start + length)?;
             let is_first = start == 0;
             let begins = if is_first || !self.drops_blank { start } else { start + 1 };
             let encoded = guarded("encode the text", || backend.encode(&text[begins..end], false))?;
@@ -159,6 +174,31 @@ impl Stretches {
         around(&mut found, &self.behind);
         Ok(found)
     }
+
+    /// The first place at or near `wanted` where a stretch may end: after a letter and before a space and a letter, or
+    /// before one of [`MARKS`] if allowed.
+    fn border(&self, text: &str, wanted: usize) -> Result<usize> {
+        let is_known = if self.beyond_ascii { is_letter } else { is_ascii_letter };
+        let from = text.floor_char_boundary(wanted.min(text.len()).saturating_sub(1));
+        let window = &text[from..text.floor_char_boundary(from.saturating_add(WORD))];
+        let follows_letter = |at: usize| text[from + at + 1..].chars().next().is_some_and(is_known);
+        let mut letter = None;
+        let found = window.char_indices().find(|&(at, c)| match letter.replace(c) {
+            Some(letter) if c == ' ' => is_known(letter) && follows_letter(at),
+            Some(letter) => self.ends_before_marks && MARKS.contains(&c) && is_letter(letter),
+            None => false,
+        });
+        match found {
+            Some((at, _)) => Ok(from + at),
+            None if text.len() - from <= WORD => Ok(text.len()),
+            None => {
+                let message =
+                    format!("{WORD} bytes of the text, from byte {from}, have no blank between letters");
+                Err(Error::new(ErrorKind::Tokenizer, message)
+                    .hint("such a text is not encoded: split it, or give token ids"))
+            }
+        }
+    }
 }
 
 /// The refusal of a text that is too long to encode whole.
@@ -172,30 +212,6 @@ pub(super) fn too_long(bytes: usize) -> Option<Error> {
         )
         .hint("split it, or give token ids")
     })
-}
-
-/// The first place at or near `wanted` where a stretch may end: after a letter and before a space and a letter, or
-/// before one of [`MARKS`] if allowed.
-fn border(text: &str, wanted: usize, before_marks: bool) -> Result<usize> {
-    let from = text.floor_char_boundary(wanted.min(text.len()).saturating_sub(1));
-    let window = &text[from..text.floor_char_boundary(from.saturating_add(LONGEST))];
-    let follows_letter = |at: usize| text.as_bytes().get(from + at + 1).is_some_and(u8::is_ascii_alphabetic);
-    let mut letter = None;
-    let found = window.char_indices().find(|&(at, c)| match letter.replace(c) {
-        Some(letter) if c == ' ' => char::is_ascii_alphabetic(&letter) && follows_letter(at),
-        Some(letter) => before_marks && MARKS.contains(&c) && is_letter(letter),
-        None => false,
-    });
-    match found {
-        Some((at, _)) => Ok(from + at),
-        None if text.len() - from <= LONGEST => Ok(text.len()),
-        None => {
-            let message =
-                format!("{LONGEST} bytes of the text, from byte {from}, have no blank between letters");
-            Err(Error::new(ErrorKind::Tokenizer, message)
-                .hint("such a text is not encoded: split it, or give token ids"))
-        }
-    }
 }
 
 /// What a character-wise normalizer does to a space.
