@@ -42,13 +42,14 @@ def test_a_run_is_saved_found_read_moved_and_removed(llama: HookedModel) -> None
     assert saver.base_dir == STORE
     assert path.startswith(f"{STORE}/first/llama/")
     found = pickle.loads(pickle.dumps(ActivationLoader.from_saver(saver))).query(tag="good")
-    assert found.get_paths() == [path] == [found.open().path]
+    assert found.get_paths() == [path] == [found.open().path] == [found.open(path).path]
     loaded, metadata = found.load()
     assert metadata["tag"] == "good"
     assert loaded["resid_out_1"] == cache["resid_out_1"]
     assert found.open().rows("resid_out_0", 1, 2).shape[0] == 1
     assert found.update_run_experiment(-1, "second").startswith(f"{STORE}/second/llama/")
-    ActivationLoader(STORE, "second").query().remove(-1)
+    second = ActivationLoader(STORE, "second").query()
+    second.remove(second.get_paths()[0])
     assert len(ActivationLoader(STORE).query(experiment_name="*")) == 0
 
 

@@ -282,8 +282,10 @@ def _opened(base_dir: str, path: str, verify: bool) -> StoredRun:
 
 
 def _which(given: int | str | PathLike[str]) -> int | str:
-    """What names a run: an index, or the name of its folder, which may be given as a path."""
-    return Path(given).name if isinstance(given, PathLike) else given
+    """What names a run: an index, or the name of its folder, which may be given as a path, or as its place in a bucket."""
+    if isinstance(given, PathLike):
+        return Path(given).name
+    return _name(given) if isinstance(given, str) and "://" in given else given
 
 
 def _name(folder: Place) -> str:
