@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from easyroutine._core import Tokenizer as Engine
     from easyroutine.tokenizer import Tokenizer
 
-__all__ = ["ChatArguments", "Chats", "is_conversation", "rendered", "takes_chats"]
+__all__ = ["ChatArguments", "Chats", "is_conversation", "rendered", "takes_chats", "warn_of_unread"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -83,6 +83,7 @@ class Chats:
         if own is not None:
             raise InputError(f"chat_variables has {own!r}, which is an argument of its own", f"{own}=…")
         self._count = 0
+        self._unread: set[str] | None = None
         #: The time given to a template that asked for it.
         self.now: str | None = None
 
@@ -95,18 +96,21 @@ class Chats:
             given.update(add_generation_prompt=not last, continue_final_message=last)
         if self.now is not None:
             given["strftime_now"] = self.now
-        text, now = rendered(tokenizer._engine, conversation, self._given.get("chat_variables", {}), **given)
+        text, now, unread = rendered(tokenizer._engine, conversation, self._given.get("chat_variables", {}), **given)
         self.now = now if now is not None else self.now
+        self._unread = unread if self._unread is None else self._unread & unread
         return text
 
     def finish(self) -> None:
-        """Rejects arguments that no conversation used, and logs the time that templates were given."""
+        """Rejects arguments that no conversation used, warns of variables that no template read, and logs the time that
+        templates were given."""
         if self._given and not self._count:
             name = next(iter(self._given))
             raise InputError(
                 f"{name} is for conversations, and the inputs hold none",
                 'a conversation is a list of messages: [{"role": "user", "content": "..."}]',
             )
+        warn_of_unread(self._unread)
         if self.now is not None and "strftime_now" not in self._given:
             logger.info("the chat template was told the time; strftime_now=%r tells it again", self.now)
 
@@ -146,8 +150,8 @@ def rendered(
     add_generation_prompt: bool = False,
     continue_final_message: bool = False,
     strftime_now: str | date | None = None,
-) -> tuple[str, str | None]:
-    """A conversation as text, and the time if its template asked for it."""
+) -> tuple[str, str | None, set[str]]:
+    """A conversation as text, the time if its template asked for it, and the variables that the template did not read."""
     for number, message in enumerate(conversation):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             lacks = " and has no `role`" if isinstance(message, Mapping) and "role" not in message else ""
@@ -173,11 +177,18 @@ def rendered(
         messages, written = json.dumps([dict(one) for one in conversation]), json.dumps(given)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"what is given to a chat template is JSON: {error}") from None
-    text, now, repeats_bos = engine.chat(messages, written, answer, chat_template, _time(strftime_now))
+    text, now, repeats_bos, unread = engine.chat(messages, written, answer, chat_template, _time(strftime_now))
     if repeats_bos:
         bos = engine.roles.get("bos_token")
         warnings.warn(f"a message holds {bos!r}, which the chat template writes too", stacklevel=3)
-    return text, now
+    return text, now, set(unread)
+
+
+def warn_of_unread(names: set[str] | None) -> None:
+    """Warns of a template's variables that changed nothing."""
+    if names:
+        listed = ", ".join(f"`{name}`" for name in sorted(names))
+        warnings.warn(f"the chat template does not read {listed}: setting that changes nothing", stacklevel=4)
 
 
 def _objects(name: str, listed: Any) -> list[dict[str, Any]]:

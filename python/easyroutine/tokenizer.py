@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from easyroutine import tensors
 from easyroutine._core import Tokenizer as _Engine
 from easyroutine.checks import folder, listed, string, whole
-from easyroutine.conversations import rendered
+from easyroutine.conversations import rendered, warn_of_unread
 from easyroutine.encoding import BatchEncoding, TextSpans, filled, ids_of, in_characters, token_ids
 from easyroutine.errors import InputError, TokenizerError, UnsupportedError
 
@@ -442,7 +442,7 @@ class Tokenizer:
                 'it is a list of messages: [{"role": "user", "content": "..."}]',
             )
         is_one = not conversation or not isinstance(conversation[0], (list, tuple))
-        texts = [
+        found = [
             rendered(
                 self._engine,
                 messages,
@@ -453,9 +453,12 @@ class Tokenizer:
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 strftime_now=strftime_now,
-            )[0]
+            )
             for messages in cast("Sequence[Any]", [conversation] if is_one else conversation)
         ]
+        texts = [text for text, _, _ in found]
+        if found:
+            warn_of_unread(set.intersection(*(unread for _, _, unread in found)))
         text = texts[0] if is_one else texts
         if not tokenize:
             return text

@@ -149,7 +149,8 @@ impl Tokenizer {
     }
 
     /// Applies a template to a conversation, a JSON list of messages; also returns the time, if the template asked for
-    /// it, and whether a message repeats the template's beginning-of-sequence token. `variables` is a JSON object.
+    /// it, whether a message repeats the template's beginning-of-sequence token, and the variables that the template did
+    /// not read. `variables` is a JSON object.
     #[pyo3(signature = (messages, variables, answer, template, now))]
     fn chat(
         &self,
@@ -159,7 +160,7 @@ impl Tokenizer {
         answer: &str,
         template: Option<String>,
         now: Option<&str>,
-    ) -> Result<(String, Option<String>, bool), Failure> {
+    ) -> Result<(String, Option<String>, bool, Vec<String>), Failure> {
         let read = |text: &str| serde_json::from_str::<Value>(text).map_err(|e| Error::input(e.to_string()));
         let mut options = ChatOptions { template, ..ChatOptions::default() };
         options.answer = match answer {
@@ -175,7 +176,7 @@ impl Tokenizer {
         let objects = messages.as_array().into_iter().flatten().filter_map(Value::as_object);
         let messages: Vec<Message> = objects.cloned().map(Message::from).collect();
         let chat = py.detach(|| self.tokenizer.chat(&messages, &options))?;
-        Ok((chat.text, chat.now.map(|now| now.to_string()), chat.repeats_bos))
+        Ok((chat.text, chat.now.map(|now| now.to_string()), chat.repeats_bos, chat.unread))
     }
 
     /// Whether two beginning-of-sequence tokens stand at the front.

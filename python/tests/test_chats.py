@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,22 @@ def test_every_function_takes_conversations(model: HookedModel) -> None:
     query = {"patching_elem": "last", "layers_to_patch": [0], "activation_type": "resid_in_{}"}
     found = model.compute_patching(["last"], [ASKED], [ASKED], query, **mood)
     assert found["kl_patched|clean"].tolist() == pytest.approx([0], abs=1e-6)
+
+
+def test_a_variable_that_no_template_reads_is_named(model: HookedModel) -> None:
+    silent = r"the chat template does not read `documents`, `mod`: setting that changes nothing"
+    with pytest.warns(UserWarning, match=silent):
+        model.forward(ASKED, documents=[{"text": "x"}], chat_variables={"mod": "sad", "mood": "glad"})
+    with pytest.warns(UserWarning, match="does not read `mod`"):
+        ids_of(model, ASKED, mod="sad", tools=[{"name": "f"}])
+    # Read for one of several conversations is read.
+    either = "{% if messages|length > 2 %}{{ mood }}{% endif %}{{ messages[0].content }}"
+    longer = [*ASKED, {"role": "user", "content": "Again"}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.forward([ASKED, longer], chat_template=either, chat_variables={"mood": "glad"})
+    with pytest.warns(UserWarning, match="does not read `mood`"):
+        model.forward([ASKED, ASKED], chat_template=either, chat_variables={"mood": "glad"})
 
 
 def test_data_sets_hold_conversations(model: HookedModel, tmp_path: Path) -> None:

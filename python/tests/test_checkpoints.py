@@ -65,6 +65,12 @@ def test_surplus_tensors_are_passed_over_where_that_is_allowed(folder_copy: Path
         HookedModel.from_pretrained(folder_copy)
     model = opened(folder_copy, allow_tensors=["*.k_scale"], warns="skipped as allowed")
     assert logits(model) == logits(llama)
+    silent = "no surplus tensor is called `k_scale`: allowing that changes nothing"
+    assert logits(opened(folder_copy, allow_tensors=["*.k_scale", "k_scale"], warns=silent)) == logits(llama)
+
+
+def test_an_allowed_key_that_is_not_there_is_named() -> None:
+    opened(TINY / "llama", allow_config_keys=["made_up"], warns="no unknown config key is called `made_up`")
 
 
 def test_a_lens_says_what_its_model_would(folder_copy: Path) -> None:

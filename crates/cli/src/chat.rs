@@ -26,6 +26,8 @@ pub(crate) struct Rendered {
     pub(crate) told_time: bool,
     /// Whether the prompt contains a beginning-of-sequence token in addition to the template's.
     pub(crate) has_bos: bool,
+    /// Variables given to the template that it did not read.
+    pub(crate) unread: Vec<String>,
 }
 
 impl Chatting {
@@ -102,6 +104,18 @@ impl Chatting {
     }
 }
 
+/// Warns of variables that no prompt's template read.
+pub(crate) fn tell_unread(unread: &[String]) {
+    if !unread.is_empty() {
+        let names: Vec<String> = unread.iter().map(|name| format!("`{name}`")).collect();
+        let names = names.join(", ");
+        output::note(
+            "warning",
+            &format!("the chat template does not read {names}: setting that changes nothing"),
+        );
+    }
+}
+
 impl Chat {
     /// Renders a prompt as a user message.
     ///
@@ -140,7 +154,12 @@ impl Chat {
 
 fn rendered(messages: &[Message], options: &ChatOptions, tokenizer: &Tokenizer) -> Result<Rendered, Failure> {
     let chat = tokenizer.chat(messages, options)?;
-    Ok(Rendered { text: chat.text, told_time: chat.now.is_some(), has_bos: chat.repeats_bos })
+    Ok(Rendered {
+        text: chat.text,
+        told_time: chat.now.is_some(),
+        has_bos: chat.repeats_bos,
+        unread: chat.unread,
+    })
 }
 
 fn tools(file: &Path) -> Result<Value, Failure> {

@@ -21,7 +21,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
 use crate::args::{BosArg, Cutting, Device, Finding, Loading, ModelArgs, PromptArgs};
-use crate::chat::{Chat, Rendered};
+use crate::chat::{Chat, Rendered, tell_unread};
 use crate::failure::{Failure, one_line};
 use crate::{hosted, output};
 use easyroutine_app::memory::bounded;
@@ -257,6 +257,7 @@ impl PromptArgs {
             let bos = tokenizer.bos_text().unwrap_or_default();
             output::note("warning", &format!("the prompt holds `{bos}`, which the chat template writes too"));
         }
+        tell_unread(&rendered.unread);
         // The template has written the special tokens.
         let cutting = Cutting { bos: BosArg::No, ..self.cutting.clone() };
         let prompt = cutting.cut(rendered.text, tokenizer, most)?;

@@ -208,6 +208,22 @@ fn what_a_template_was_given_stands_in_the_record() {
 }
 
 #[test]
+fn a_variable_that_no_template_reads_is_named() {
+    let folder = dated();
+    let model = path(&folder);
+    let said = |words: &[&str]| {
+        String::from_utf8(easyroutine(words).assert().success().get_output().stderr.clone()).unwrap()
+    };
+    let idle = ["--chat", "--chat-var", "mood=glad", "--chat-var", "mod=sad", "--chat-var", "documents=[]"];
+    let expected = "the chat template does not read `mod`, `documents`: setting that changes nothing";
+    assert!(said(&[&["tokens", "Hi", "-m", model], &idle[..]].concat()).contains(expected));
+    let out = folder.path().join("a.safetensors");
+    let extract = ["extract", "Hi", "-m", model, "-a", "resid_out_0", "-o", out.to_str().unwrap()];
+    assert!(said(&[&extract[..], &idle].concat()).contains(expected));
+    assert!(!said(&[&["tokens", "Hi", "-m", model], &idle[..3]].concat()).contains("does not read"));
+}
+
+#[test]
 fn a_second_beginning_of_the_text_is_not_unseen() {
     let folder = dated();
     let warns = |words: &[&str]| {

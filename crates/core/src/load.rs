@@ -244,8 +244,22 @@ pub fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Opened> {
         FilesKind::Folder(folder) => open_folder(folder, adapter, options)?,
         FilesKind::Gguf(file) => open_gguf(file, adapter, options).map_err(|e| e.in_file(file))?,
     };
-    for key in &opened.reading.let_through {
+    let mut let_through = opened.reading.let_through.clone();
+    let_through.extend(opened.adapter().into_iter().flat_map(|adapter| adapter.let_through().to_vec()));
+    for key in &let_through {
         opened.warnings.push(format!("config key `{key}` was let through: it is not computed"));
+    }
+    // Metadata of a GGUF file may be named without its architecture.
+    let is = |whole: &str, key: &str| {
+        whole.strip_suffix(key).is_some_and(|start| start.is_empty() || start.ends_with('.'))
+    };
+    let idle = |key: &&String| !let_through.iter().any(|whole| is(whole, key));
+    let idle: Vec<&String> = options.allowed_keys.iter().filter(idle).collect();
+    if !idle.is_empty() {
+        let names = crate::error::list(&idle);
+        opened
+            .warnings
+            .push(format!("no unknown config key is called {names}: allowing that changes nothing"));
     }
     let of_adapter = opened.adapter().map(|adapter| adapter_warnings(adapter, files, &opened)).transpose()?;
     opened.warnings.extend(of_adapter.into_iter().flatten());

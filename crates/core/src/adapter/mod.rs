@@ -140,6 +140,11 @@ impl Adapter {
         &self.config
     }
 
+    /// Unknown keys of its config that were allowed by name.
+    pub fn let_through(&self) -> &[String] {
+        &self.settings.let_through
+    }
+
     /// Its mapped files.
     pub(crate) fn files(&self) -> impl Iterator<Item = &MappedFile> {
         self.weights.files()

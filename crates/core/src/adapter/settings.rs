@@ -19,6 +19,8 @@ pub(super) struct Settings {
     by: DividedBy,
     rank_pattern: Vec<(Regex, usize)>,
     alpha_pattern: Vec<(Regex, f64)>,
+    /// Unknown keys that were allowed by name.
+    pub(super) let_through: Vec<String>,
 }
 
 /// The task of an adapted model (peft, `TaskType`).
@@ -115,7 +117,7 @@ impl Settings {
             let message = format!("{}: not applied: {}", super::CONFIG, refused.join(", "));
             return Err(Error::new(ErrorKind::Unsupported, message).hint(MERGE));
         }
-        let settings = Settings {
+        let mut settings = Settings {
             base: config.optional_text("base_model_name_or_path")?.map(str::to_owned),
             task,
             targets: Targets::read(config).map_err(|e| e.at(super::CONFIG))?,
@@ -124,8 +126,9 @@ impl Settings {
             by: if config.flag_or("use_rslora", false)? { DividedBy::RootOfRank } else { DividedBy::Rank },
             rank_pattern: patterns(config, "rank_pattern", |inner, key| inner.size(key))?,
             alpha_pattern: patterns(config, "alpha_pattern", |inner, key| inner.number(key))?,
+            let_through: Vec::new(),
         };
-        config.finish_with(&[INERT], allowed)?;
+        settings.let_through = config.finish_with(&[INERT], allowed)?;
         Ok(settings)
     }
 

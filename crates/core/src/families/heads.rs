@@ -46,7 +46,8 @@ pub struct Asked {
     pub labels: Option<usize>,
 }
 
-/// Puts the head on a decoder. Returns warnings where config.json says otherwise.
+/// Puts the head on a decoder. Returns warnings where config.json says otherwise, and adds `architectures` to
+/// `let_through` if that key was allowed and had to be.
 ///
 /// # Errors
 /// If the class's head is not supported.
@@ -56,6 +57,7 @@ pub(super) fn read(
     asked: Option<Asked>,
     allowed: &[String],
     (arch, names): (&mut Arch, &mut Names),
+    let_through: &mut Vec<String>,
 ) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     let class = config.value("architectures").and_then(|list| list.get(0)).and_then(|name| name.as_str());
@@ -68,7 +70,10 @@ pub(super) fn read(
     let parts = class.as_deref().map(|class| parts(class).ok_or_else(|| unknown(class))).transpose();
     let parts = match parts {
         // If the key is allowed explicitly, the model is read as a language model.
-        Err(_) if allowed.iter().any(|key| key == "architectures") => None,
+        Err(_) if allowed.iter().any(|key| key == "architectures") => {
+            let_through.push("architectures".to_owned());
+            None
+        }
         other => other?,
     };
     if let (Some(class), Some((stem, _))) = (&class, parts.as_ref())

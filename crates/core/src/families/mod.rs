@@ -225,8 +225,9 @@ pub fn read_with(config: &Config, head: Option<heads::Asked>, allowed: &[String]
     refusals::check(config)?;
     let inert = &[INERT, family.inert];
     let (mut arch, mut names) = decoder(config, family, family.only, inert, allowed)?;
-    let warnings = heads::read(config, model_type, head, allowed, (&mut arch, &mut names))?;
-    let let_through = config.finish_with(inert, allowed)?;
+    let mut let_through = Vec::new();
+    let warnings = heads::read(config, model_type, head, allowed, (&mut arch, &mut names), &mut let_through)?;
+    let_through.extend(config.finish_with(inert, allowed)?);
     Ok(Reading { family, wrapper: None, arch, names, let_through, warnings })
 }
 

@@ -264,13 +264,15 @@ impl Wrapper {
         arch.unembed.matrix = if tied { UnembedMatrix::Tied } else { UnembedMatrix::Own };
         arch.embed.placeholders = self.placeholders(config)?;
         (names.spellings, names.left_out) = (SPELLINGS, LEFT_OUT);
-        let warnings = heads::read(config, self.model_type, head, allowed, (&mut arch, &mut names))?;
+        let mut let_through = Vec::new();
+        let parts = (&mut arch, &mut names);
+        let warnings = heads::read(config, self.model_type, head, allowed, parts, &mut let_through)?;
         let closed = [
             refusals::values(config, &[]).map_or_else(|| Ok(Vec::new()), Err),
             text.finish_with(&inert, allowed),
             config.finish(self.inert, allowed),
         ];
-        let let_through = closed.into_iter().reduce(both).unwrap_or_else(|| Ok(Vec::new()))?;
+        let_through.extend(closed.into_iter().reduce(both).unwrap_or_else(|| Ok(Vec::new()))?);
         Ok(Reading { family, wrapper: Some(self.model_type), arch, names, let_through, warnings })
     }
 

@@ -34,6 +34,12 @@ impl Allowed {
     fn contains(&self, name: &str) -> bool {
         self.0.iter().any(|(_, regex)| regex.is_match(name))
     }
+
+    /// The names and patterns that match none of these tensors.
+    fn idle(&self, names: &[&str]) -> Vec<&str> {
+        let matches = |regex: &Regex| names.iter().any(|name| regex.is_match(name));
+        self.0.iter().filter(|(_, regex)| !matches(regex)).map(|(pattern, _)| pattern.as_str()).collect()
+    }
 }
 
 /// Whether a tensor is a buffer: in any family, or by one of these endings.
@@ -87,6 +93,10 @@ pub(super) fn check<'n>(
             list(&let_through)
         ));
     }
+    let idle = allowed.idle(&let_through);
+    if !idle.is_empty() {
+        warnings.push(format!("no surplus tensor is called {}: allowing that changes nothing", list(&idle)));
+    }
     Ok(warnings)
 }
 
@@ -119,5 +129,18 @@ mod tests {
         assert_eq!(warnings.len(), 2);
         assert!(warnings[0].contains("v_head.summary.bias") && warnings[0].contains("value head"));
         assert!(warnings[1].contains("`a.weight`, `b.weight`"));
+    }
+
+    #[test]
+    fn a_pattern_that_matches_nothing_is_named() {
+        // Buffers and leftovers of training are skipped without being allowed.
+        let names = ["a.weight", "x.rotary_emb.inv_freq", "v_head.summary.bias"];
+        let patterns = ["a.*", "*.k_scael", "*.inv_freq", "v_head.*"].map(str::to_owned);
+        let allowed = Allowed::parse(&patterns).unwrap();
+        let warnings = check(names.into_iter(), (&[], &[]), &allowed).unwrap();
+        assert_eq!(
+            warnings.last().unwrap(),
+            "no surplus tensor is called `*.k_scael`, `*.inv_freq`, `v_head.*`: allowing that changes nothing"
+        );
     }
 }

@@ -68,6 +68,18 @@ fn an_unknown_key_is_refused_until_it_is_let_through() {
 }
 
 #[test]
+fn an_allowed_key_that_is_not_there_is_named() {
+    let written = llama_with(json!({"attention_twist": 3})).write();
+    // `hidden_size` is read whether allowed or not.
+    let allowed_keys = ["attention_twist", "atention_twist", "hidden_size"].map(str::to_owned).to_vec();
+    let options = LoadOptions { allowed_keys, ..LoadOptions::default() };
+    let warnings = open(&folder(written.path()), &options).unwrap().warnings;
+    let [known, idle] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(known.contains("`attention_twist` was let through"), "{known}");
+    assert!(idle.contains("no unknown config key is called `atention_twist`, `hidden_size`"), "{idle}");
+}
+
+#[test]
 fn quantised_weights_are_refused_by_the_name_of_their_method() {
     for (quantization, name) in [
         (json!({"quant_method": "gptq", "bits": 4}), "gptq"),

@@ -245,7 +245,10 @@ fn classes_that_contradict_or_are_not_built_are_spoken_of() {
     says(odd.open(), &["LlamaForRewardModel", "not built", "--allow-config-key architectures"]);
     let written = odd.write();
     let allowed_keys = vec!["architectures".to_owned()];
-    load(&folder(written.path()), &LoadOptions { allowed_keys, ..LoadOptions::default() }).unwrap();
+    let model =
+        load(&folder(written.path()), &LoadOptions { allowed_keys, ..LoadOptions::default() }).unwrap();
+    let [warning] = model.warnings() else { panic!("{:?}", model.warnings()) };
+    assert!(warning.contains("`architectures` was let through"), "{warning}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use easyroutine::tokens::Tokenizer;
 use serde_json::Value;
 
 use crate::args::{BosArg, Cutting, Extract};
-use crate::chat::{Chat, Rendered};
+use crate::chat::{Chat, Rendered, tell_unread};
 use crate::failure::Failure;
 use crate::session::{CutRow, Session};
 use crate::{output, progress, session};
@@ -85,6 +85,7 @@ pub(super) fn examples(
         oddities.tell(tokenizer, context, chat.as_ref().map_or(&[], |chat| &chat.have_bos));
     }
     let of_file = (skipped > 0).then_some(of_file);
+    tell_unread(chat.as_ref().and_then(|chat| chat.unread.as_deref()).unwrap_or_default());
     let chat = chat.map(|chat| extract.chat.record(&chat.chat, chat.told_time));
     chat.iter().for_each(|record| extract.chat.tell_time(record));
     Ok(Rows { examples, of_file, chat })
@@ -95,17 +96,23 @@ struct Conversation {
     chat: Chat,
     told_time: bool,
     have_bos: Vec<usize>,
+    /// Variables that no prompt so far had read; `None` before the first prompt.
+    unread: Option<Vec<String>>,
 }
 
 impl Conversation {
     fn new(chat: Chat) -> Self {
-        Conversation { chat, told_time: false, have_bos: Vec::new() }
+        Conversation { chat, told_time: false, have_bos: Vec::new(), unread: None }
     }
 
     fn say(&mut self, number: usize, rendered: Rendered) -> String {
         self.told_time |= rendered.told_time;
         if rendered.has_bos {
             self.have_bos.push(number);
+        }
+        match &mut self.unread {
+            Some(unread) => unread.retain(|name| rendered.unread.contains(name)),
+            None => self.unread = Some(rendered.unread),
         }
         rendered.text
     }

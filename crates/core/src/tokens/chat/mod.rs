@@ -105,6 +105,13 @@ pub struct ChatOptions {
 }
 
 impl ChatOptions {
+    /// The names of the variables that are set.
+    fn given(&self) -> impl Iterator<Item = &str> {
+        let lists = [("tools", self.tools.is_some()), ("documents", self.documents.is_some())];
+        let lists = lists.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name);
+        self.variables.keys().map(String::as_str).chain(lists)
+    }
+
     /// Sets a variable by its name in the template; `tools` and `documents` too.
     ///
     /// # Errors
@@ -147,6 +154,9 @@ pub struct Chat {
     pub now: Option<LocalTime>,
     /// Whether a message contains a beginning-of-sequence token and the template writes another.
     pub repeats_bos: bool,
+    /// Variables of [`ChatOptions`], `tools` and `documents` among them, that the template did not look up: they changed
+    /// nothing.
+    pub unread: Vec<String>,
 }
 
 impl Tokenizer {
@@ -186,7 +196,9 @@ impl Tokenizer {
             };
             messages.iter().any(holds_bos) && text.matches(bos).count() > 1
         });
-        Ok(Chat { text, now: rendered.asked_for_time.then_some(now), repeats_bos })
+        let unread =
+            options.given().filter(|name| !rendered.read.contains(*name)).map(str::to_owned).collect();
+        Ok(Chat { text, now: rendered.asked_for_time.then_some(now), repeats_bos, unread })
     }
 
     /// Whether the ids begin with two beginning-of-sequence tokens: the text contained one, and the tokenizer or a

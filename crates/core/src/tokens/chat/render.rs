@@ -8,7 +8,9 @@
 //! - Time: the caller waits until a deadline, which loops and macros check too ([`rewrite`]): operations that cost time
 //!   but no steps, such as a look-up by a string of megabytes, also end there.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +23,7 @@ use super::day::LocalTime;
 use super::environment::{Clock, environment};
 use super::python::refuse;
 use super::rewrite::rewrite;
-use super::values;
+use super::values::Variables;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Steps for any template: a hundred times what the longest known ones need for a long conversation.
@@ -40,6 +42,8 @@ const STACK: usize = 256 << 20;
 pub(super) struct Rendered {
     pub(super) text: String,
     pub(super) asked_for_time: bool,
+    /// The variables that the template looked up.
+    pub(super) read: BTreeSet<String>,
 }
 
 /// Renders `template` with the variables of `context`.
@@ -82,10 +86,10 @@ fn rendered(template: &str, context: Map<String, Value>, now: LocalTime, until: 
     environment.set_fuel(Some(steps));
     let most = given.saturating_mul(OUTPUT.0).saturating_add(OUTPUT.1);
     let mut out = Capped { text: Vec::new(), most, is_full: false };
-    let variables = values::of_json(&Value::Object(context));
-    let rendered = environment
-        .template_from_str(&source)
-        .and_then(|compiled| compiled.render_captured_to(variables, &mut out).map(|_| ()));
+    let variables = Arc::new(Variables::of_json(&context));
+    let rendered = environment.template_from_str(&source).and_then(|compiled| {
+        compiled.render_captured_to(JinjaValue::from_dyn_object(Arc::clone(&variables)), &mut out).map(|_| ())
+    });
     match rendered {
         Ok(()) => {}
         Err(_) if out.is_full => return Err(wrong(format!("it writes more than {most} bytes"))),
@@ -100,7 +104,7 @@ fn rendered(template: &str, context: Map<String, Value>, now: LocalTime, until: 
         }
     }
     let text = String::from_utf8(out.text).map_err(|e| wrong(format!("it writes no text: {e}")))?;
-    Ok(Rendered { text, asked_for_time: clock.was_asked() })
+    Ok(Rendered { text, asked_for_time: clock.was_asked(), read: variables.read() })
 }
 
 fn wrong(what: String) -> Error {

@@ -210,6 +210,26 @@ fn variables_go_before_special_tokens_and_may_not_replace_the_conversation() {
 }
 
 #[test]
+fn a_variable_that_the_template_does_not_read_is_known() {
+    let unread = |template: &str| {
+        let mut options = ChatOptions::default();
+        options.set("mood", json!("glad")).unwrap();
+        options.set("tools", json!([])).unwrap();
+        with_template(template).chat(&[Message::new("user", "Hi")], &options).unwrap().unread
+    };
+    assert_eq!(unread("{{ messages[0].mood }}"), ["mood", "tools"]);
+    for read in [
+        "{{ mood }}{{ tools }}",
+        "{% set mood = mood|default('sad') %}{{ tools is defined }}",
+        "{% if tools is none or mood is defined %}x{% endif %}",
+        "{% macro say() %}{{ mood }}{{ tools }}{% endmacro %}{{ say() }}",
+        "{% for x in tools %}{% endfor %}{% for x in [1] %}{{ mood }}{% endfor %}",
+    ] {
+        assert_eq!(unread(read), Vec::<String>::new(), "{read}");
+    }
+}
+
+#[test]
 fn a_message_is_continued_where_it_ends() {
     let continued = |template: &str, content: &str| {
         let messages = [Message::new("user", "Hi"), Message::new("assistant", content)];

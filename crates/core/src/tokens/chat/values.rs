@@ -1,13 +1,14 @@
 //! A template's input as minijinja values.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use indexmap::IndexMap;
 use minijinja::value::{Enumerator, Object, ObjectRepr, Rest, Value, from_args};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use super::python::{refuse, tuple};
 
@@ -36,6 +37,40 @@ impl Object for Mapping {
         arguments: &[Value],
     ) -> Result<Value, Error> {
         unknown_method_callback(state, &Value::from_dyn_object(self.clone()), method, arguments)
+    }
+}
+
+/// The variables of a rendering, which remember the names that the template looked up.
+#[derive(Debug, Default)]
+pub(super) struct Variables {
+    values: IndexMap<String, Value>,
+    read: Mutex<BTreeSet<String>>,
+}
+
+impl Variables {
+    pub(super) fn of_json(values: &Map<String, Json>) -> Self {
+        let values = values.iter().map(|(name, value)| (name.clone(), of_json(value))).collect();
+        Variables { values, ..Variables::default() }
+    }
+
+    /// The names that were looked up so far.
+    pub(super) fn read(&self) -> BTreeSet<String> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Object for Variables {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Map
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let (name, value) = self.values.get_key_value(key.as_str()?)?;
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if !read.contains(name) {
+            read.insert(name.clone());
+        }
+        Some(value.clone())
     }
 }
 
