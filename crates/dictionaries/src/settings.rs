@@ -111,6 +111,10 @@ impl Settings {
 
     /// Records that a key is missing.
     pub(crate) fn missing(&self, key: &str) {
+        // Of a wrong value it was already said what is wrong.
+        if self.has(key) {
+            return;
+        }
         self.problems.add(format!("{}: `{key}` is missing", self.place));
     }
 

@@ -143,6 +143,18 @@ impl Tensors {
         self.numbers(name, &stored)
     }
 
+    /// exp of a vector's numbers.
+    pub(crate) fn exponentials(&mut self, name: &str, length: usize, what: &str) -> Option<Vec<f32>> {
+        let logs = self.vector(name, length, what)?;
+        let found: Vec<f32> = logs.iter().map(|log| log.exp()).collect();
+        match found.iter().position(|x| !x.is_finite()) {
+            None => Some(found),
+            Some(at) => {
+                self.wrong(name, &format!("holds {} at {at}, whose exponential is infinite", logs[at]))
+            }
+        }
+    }
+
     /// A single number.
     pub(crate) fn scalar(&mut self, name: &str) -> Option<f32> {
         let stored = self.take(name)?;

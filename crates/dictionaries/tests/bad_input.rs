@@ -127,6 +127,30 @@ fn tensors_of_other_names_shapes_and_numbers_are_refused_by_name() {
 }
 
 #[test]
+fn a_wrong_value_is_not_missing_too() {
+    let (_kept, case) = copy("saelens_v5_topk");
+    change(&case, "cfg.json", |cfg| cfg["activation_fn_kwargs"]["k"] = 0.into());
+    let error = refused(&case.folder, &Options::default(), &["`k` is 0; expected a whole number"]);
+    assert!(!error.to_string().contains("missing"), "{error}");
+}
+
+#[test]
+fn a_transcoder_that_subtracts_the_bias_of_its_output_is_refused() {
+    let (_kept, case) = copy("saelens_transcoder");
+    change(&case, "cfg.json", |cfg| cfg["apply_b_dec_to_input"] = true.into());
+    refused(&case.folder, &case.options(), &["`apply_b_dec_to_input` is true", "false for a transcoder"]);
+}
+
+#[test]
+fn a_scale_beyond_f32_is_refused() {
+    let (_kept, case) = copy("saelens_gated_constant_norm");
+    let scale = case.reference_of("sae_weights.safetensors", "r_mag");
+    let large = [&500f32.to_le_bytes()[..], &scale[4..]].concat();
+    replace(&case.folder.join("sae_weights.safetensors"), &scale, &large);
+    refused(&case.folder, &case.options(), &["`r_mag` holds 500 at 0, whose exponential is infinite"]);
+}
+
+#[test]
 fn weights_that_are_not_finite_never_give_numbers() {
     let (_kept, case) = copy("saelens_standard");
     let row = case.reference_of("sae_weights.safetensors", "W_enc");

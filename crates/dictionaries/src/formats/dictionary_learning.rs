@@ -122,12 +122,8 @@ fn draft(
         "GatedAutoEncoder" => {
             let gate_bias = tensors.vector("gate_bias", features, "feature");
             let magnitude_bias = tensors.vector("mag_bias", features, "feature");
-            let scale = tensors.vector("r_mag", features, "feature");
-            Activation::Gated {
-                gate_bias: gate_bias?,
-                magnitude_bias: magnitude_bias?,
-                scale: scale?.into_iter().map(f32::exp).collect(),
-            }
+            let scale = tensors.exponentials("r_mag", features, "feature");
+            Activation::Gated { gate_bias: gate_bias?, magnitude_bias: magnitude_bias?, scale: scale? }
         }
         "JumpReluAutoEncoder" => {
             Activation::JumpRelu { threshold: tensors.vector("threshold", features, "feature")? }

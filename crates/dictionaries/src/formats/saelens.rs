@@ -176,7 +176,10 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     if is_transcoder && matches!(norm, Norm::Scale { .. }) {
         cfg.refuse("normalize_activations", "none, layer_norm or constant_norm_rescale for a transcoder");
     }
-    let apply = cfg.flag("apply_b_dec_to_input").unwrap_or(true);
+    let apply = cfg.flag("apply_b_dec_to_input");
+    if is_transcoder && apply == Some(true) {
+        cfg.refuse("apply_b_dec_to_input", "false for a transcoder, whose `b_dec` is of its output");
+    }
     let rescales = cfg.flag("rescale_acts_by_decoder_norm").unwrap_or(false);
     if rescales && kind != Kind::TopK && !architecture.contains("batchtopk") {
         cfg.refuse("rescale_acts_by_decoder_norm", "true for topk alone");
@@ -207,7 +210,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
         return Ok(None);
     };
     let draft = Draft {
-        subtracts_bias: apply && !is_transcoder,
+        subtracts_bias: apply.unwrap_or(true) && !is_transcoder,
         norm,
         undoes_norm: !is_transcoder,
         rescales,
@@ -239,10 +242,11 @@ fn chosen(cfg: &Settings, kind: &mut Kind) -> Option<usize> {
             cfg.refuse(key, "relu, topk");
         }
     }
+    let is_wrong = kwargs.as_ref().is_some_and(|kwargs| kwargs.has("k"));
     if let Some(kwargs) = kwargs {
         kwargs.finish(&[]);
     }
-    if *kind == Kind::TopK && k.is_none() {
+    if *kind == Kind::TopK && k.is_none() && !is_wrong {
         cfg.missing("k");
     }
     k
@@ -322,15 +326,14 @@ fn activation(kind: Kind, k: Option<usize>, d_sae: usize, tensors: &mut Tensors)
         Kind::Standard => Activation::Relu,
         Kind::TopK => Activation::TopK { k: k? },
         Kind::JumpRelu if tensors.has("log_threshold") => {
-            let logs = tensors.vector("log_threshold", d_sae, "feature")?;
-            Activation::JumpRelu { threshold: logs.into_iter().map(f32::exp).collect() }
+            Activation::JumpRelu { threshold: tensors.exponentials("log_threshold", d_sae, "feature")? }
         }
         Kind::JumpRelu => Activation::JumpRelu { threshold: tensors.vector("threshold", d_sae, "feature")? },
         Kind::Gated => {
             let gate_bias = tensors.vector("b_gate", d_sae, "feature");
             let magnitude_bias = tensors.vector("b_mag", d_sae, "feature");
-            let scale = tensors.vector("r_mag", d_sae, "feature")?.into_iter().map(f32::exp).collect();
-            Activation::Gated { gate_bias: gate_bias?, magnitude_bias: magnitude_bias?, scale }
+            let scale = tensors.exponentials("r_mag", d_sae, "feature");
+            Activation::Gated { gate_bias: gate_bias?, magnitude_bias: magnitude_bias?, scale: scale? }
         }
     })
 }
