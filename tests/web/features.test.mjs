@@ -1,5 +1,5 @@
 // Opens the page of 20,000 features in a real browser, from file://, and uses it as a reader would.
-// PAGES names a folder with features.html (run.sh makes it of what features.mjs writes).
+// PAGES names a folder with features.html and features/ (run.sh makes them of what features.mjs writes).
 import assert from "node:assert/strict";
 import path from "node:path";
 import { test } from "node:test";
@@ -92,4 +92,46 @@ test("tokens are text, never elements", () =>
     await page.locator("#find").fill("bold");
     assert.equal(await page.locator("#card b b, #list b").count(), 0);
     assert.match(await page.locator("#list").textContent(), /<b>bold<\/b>/);
+  }));
+
+// The same features as a folder, whose cards are loaded from disk.
+const own = ["data:", addressOf("features/chunks/")];
+const openFolder = (use, options) => opened("features/index.html", use, { own, ...options });
+const loaded = (page, number) => page.locator("#card:has(.feature-facts) h2", { hasText: new RegExp(`^Feature ${number}$`) }).waitFor();
+
+test("a folder searches and sorts all features, and loads only what is chosen", () => {
+  const scripts = new Set();
+  return openFolder(async (page) => {
+    page.on("request", (request) => scripts.add(request.url().split("/").pop()));
+    await loaded(page, 0);
+    assert.equal(await shown(page), "20000 of 20000 features");
+    const took = await timed(page, "find", "unmistakable", "input");
+    assert.ok(took < 500, `${took} ms`);
+    await loaded(page, 12345);
+    assert.deepEqual(await page.locator("#card table").first().locator("td").allTextContents(), ["·unmistakable", "2.5"]);
+    assert.deepEqual([...scripts], [`${Math.floor(12345 / 256)}.js`]);
+    await page.locator("#find").fill("");
+    await page.locator("#sort").selectOption("max");
+    assert.equal(await first(page), "976");
+    await loaded(page, 976);
+    assert.equal(await page.locator("#card .example").count(), 2);
+    if (shots) await page.screenshot({ path: path.join(shots, "features-folder.png"), fullPage: true });
+  });
+});
+
+test("an address names a feature of a folder, and keys move through its files", () =>
+  openFolder(async (page) => {
+    await page.goto("about:blank");
+    await page.goto(`${addressOf("features/index.html")}#12000`);
+    await loaded(page, 12000);
+    for (let i = 0; i < 40; i += 1) await page.keyboard.press("PageDown");
+    await loaded(page, 12800);
+  }, { own: [...own, "about:", addressOf("features/index.html")] }));
+
+test("tokens of a folder are text, never elements", () =>
+  openFolder(async (page) => {
+    await page.locator("#find").fill("bold");
+    await page.locator("#card .feature-facts").waitFor();
+    assert.equal(await page.locator("#card b b, #list b").count(), 0);
+    assert.match(await page.locator("#card").textContent(), /<b>bold<\/b>/);
   }));

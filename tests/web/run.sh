@@ -18,7 +18,9 @@ MODEL="$root/fixtures/tiny/llama"
 cp "$data/expected/circuit.html" "$PAGES/circuit.html"
 cp "$data/expected/graph.html" "$PAGES/graph.html"
 node "$here/features.mjs" >"$PAGES/features.jsonl"
-(cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$PAGES/features.jsonl" "$PAGES/features.html")
+for out in features.html features/; do
+  (cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$PAGES/features.jsonl" "$PAGES/$out")
+done
 
 cd "$here"
 npm ci --silent --no-audit --no-fund

@@ -1,10 +1,10 @@
 //! Draws a saved report: `page REPORT.json OUT.html|svg|png|txt|tsv|csv|md|json [METRIC] [dark]`; the extension selects
-//! the format. A report of attention becomes a page, and so does REPORT.jsonl, the features of a dictionary.
+//! the format. A report of attention becomes a page, and so does REPORT.jsonl, the features of a dictionary; if OUT ends with a slash, a folder.
 
 use std::process::ExitCode;
 
 use easyroutine_view::attention::{self, AttentionReport, Sink};
-use easyroutine_view::features::{Feature, FeaturesReport};
+use easyroutine_view::features::{Feature, FeaturesReport, File, Folder};
 use easyroutine_view::lens::{
     ColourDepth, LensReport, Metric, PictureOptions, TerminalOptions, csv, html, json, markdown, png, svg,
     terminal, tsv,
@@ -21,12 +21,25 @@ fn main() -> ExitCode {
     }
 }
 
+fn folder(report: &FeaturesReport, at: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+    std::fs::create_dir_all(at.join("chunks"))?;
+    let mut folder = Folder::default();
+    let full: Vec<File> = report.features.iter().filter_map(|feature| folder.add(feature)).collect();
+    for file in full.into_iter().chain(folder.finish(report)) {
+        std::fs::write(at.join(file.name), file.text)?;
+    }
+    Ok(())
+}
+
 fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     let [input, output, rest @ ..] = args else { return Err("needs REPORT.json and OUT".into()) };
     let text = std::fs::read_to_string(input)?;
     if input.ends_with(".jsonl") {
         let features = text.lines().map(Feature::from_json).collect::<Result<_, _>>()?;
         let report = FeaturesReport { title: "features".to_owned(), facts: Vec::new(), features };
+        if output.ends_with('/') {
+            return folder(&report, std::path::Path::new(output));
+        }
         return Ok(std::fs::write(output, easyroutine_view::features::html(&report)?)?);
     }
     if text.contains(attention::SCHEMA) {

@@ -1,4 +1,4 @@
-//! Shared by all one-file pages: a policy that forbids any request, and data that cannot end its element.
+//! Shared by all pages: a policy that forbids any request, and data that cannot end its element.
 
 use std::fmt::Write as _;
 
@@ -23,8 +23,18 @@ pub(crate) struct Active<'a> {
 
 impl Active<'_> {
     pub(crate) fn html(&self) -> String {
+        self.framed("")
+    }
+
+    /// The same for a page that also loads scripts beside it: from its own server, or from disk, where `'self'` matches
+    /// nothing.
+    pub(crate) fn html_with_scripts(&self) -> String {
+        self.framed(" 'self' file:")
+    }
+
+    fn framed(&self, more_scripts: &str) -> String {
         let (script, style) = (lean(self.script), lean(self.style));
-        let policy = format!("script-src {}; style-src {}", hash(&script), hash(&style));
+        let policy = format!("script-src {}{more_scripts}; style-src {}", hash(&script), hash(&style));
         let data = embed(self.data);
         let body = format!(
             "{}<noscript>{}</noscript>\n<script type=\"application/json\" id=\"data\">{data}</script>\n\
@@ -55,7 +65,7 @@ fn frame(title: &str, policy: &str, style: &str, body: &str) -> String {
 }
 
 /// JSON for a script element: nothing in it can end the element or be invisible.
-fn embed(data: &Json) -> String {
+pub(crate) fn embed(data: &Json) -> String {
     let mut out = String::new();
     for c in data.to_string().chars() {
         let plain = c == ' ' || c.is_ascii_graphic() && !matches!(c, '<' | '>' | '&');

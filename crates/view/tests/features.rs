@@ -1,6 +1,6 @@
-//! The page of features: one file, no token active, bad lines refused.
+//! The page of features: one file or a folder, no token active, bad lines refused.
 
-use easyroutine_view::features::{Feature, FeaturesReport, html};
+use easyroutine_view::features::{Feature, FeaturesReport, File, Folder, html};
 use serde_json::{Value, json};
 
 fn line(feature: u32, token: &str) -> Value {
@@ -36,6 +36,34 @@ fn a_page_holds_each_text_of_a_token_once() {
     let data: Value = serde_json::from_str(data).unwrap();
     assert_eq!(data["texts"], json!(["Paris", "a"]));
     assert_eq!(data["features"].as_array().unwrap().len(), 50);
+}
+
+#[test]
+fn a_folder_has_every_feature_in_its_index_and_in_one_of_its_scripts() {
+    let hostile = "</script><script>alert(1)</script>\u{202e}\u{2028}";
+    let report = report((0..600).map(|n| line(n, if n == 300 { hostile } else { "Paris" })));
+    let mut folder = Folder::default();
+    let mut files: Vec<File> = report.features.iter().filter_map(|feature| folder.add(feature)).collect();
+    files.extend(folder.finish(&report));
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["chunks/0.js", "chunks/1.js", "chunks/2.js", "index.html"]);
+    let index = &files[3].text;
+    let data = index.split_once("id=\"data\">").unwrap().1.split_once("</script>").unwrap().0;
+    let data: Value = serde_json::from_str(data).unwrap();
+    let mut cards = Vec::new();
+    for (number, file) in files[..3].iter().enumerate() {
+        let inner = file.text.strip_prefix(&format!("easyroutine({number},")).unwrap();
+        let chunk: Value = serde_json::from_str(inner.strip_suffix(");\n").unwrap()).unwrap();
+        for card in chunk["features"].as_array().unwrap() {
+            cards.push((card["n"].clone(), json!(number)));
+        }
+    }
+    let entries = data["features"].as_array().unwrap().iter();
+    assert!(entries.map(|entry| (entry["n"].clone(), entry["chunk"].clone())).eq(cards));
+    for file in &files {
+        let spoken = file.text.contains("alert(1)</script>") || file.text.contains(['\u{202e}', '\u{2028}']);
+        assert!(!spoken, "{}", file.name);
+    }
 }
 
 #[test]

@@ -12,12 +12,14 @@ function featureDrawing(texts) {
   }
   const digits = (x) => (x === 0 ? "0" : Math.abs(x) >= 0.01 && Math.abs(x) < 1e5 ? Number(x.toPrecision(4)).toString() : x.toExponential(2));
   const share = (x) => `${digits(100 * x)} %`;
-  const words = (f) => (f.up ? f.up.slice(0, 4).map(([t]) => texts[t]).join(" ") : f.top.slice(0, 4).map((o) => texts[o[4][o[3]]]).join(" "));
+  // In the index of a folder, a feature carries the words to show and to search instead of its card.
+  const words = (f) => f.words?.map((t) => texts[t]).join(" ") ?? (f.up ? f.up.slice(0, 4).map(([t]) => texts[t]).join(" ") : f.top.slice(0, 4).map((o) => texts[o[4][o[3]]]).join(" "));
 
   /** The features that have this number or say this, in the order of a key. */
   function select(features, text, key) {
     const wanted = text.trim().toLowerCase();
-    const said = (f) => [...(f.up ?? []), ...(f.down ?? [])].some(([t]) => texts[t].toLowerCase().includes(wanted)) || f.top.some((o) => texts[o[4][o[3]]].toLowerCase().includes(wanted));
+    const has = wanted === "" ? [] : texts.map((text) => text.toLowerCase().includes(wanted));
+    const said = (f) => f.said?.some((t) => has[t]) ?? ([...(f.up ?? []), ...(f.down ?? [])].some(([t]) => has[t]) || f.top.some((o) => has[o[4][o[3]]]));
     const kept = wanted === "" ? [...features] : features.filter((f) => String(f.n) === wanted || said(f));
     const by = { feature: (a, b) => a.n - b.n, frequency: (a, b) => b.frequency - a.frequency, max: (a, b) => b.max - a.max, mean: (a, b) => b.mean - a.mean }[key];
     return kept.sort((a, b) => by(a, b) || a.n - b.n);

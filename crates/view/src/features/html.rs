@@ -17,7 +17,7 @@ const STYLE: &str = concat!(include_str!("features.css"), include_str!("drawing.
 /// Limit on the example tokens in one page: four million take about 60 MB, which browsers still open quickly.
 const TOKENS: usize = 4_000_000;
 /// Features listed without scripts.
-const PLAIN: usize = 200;
+pub(super) const PLAIN: usize = 200;
 
 /// The report as one HTML page, with everything inline.
 ///
@@ -28,12 +28,25 @@ const PLAIN: usize = 200;
 /// If there are more tokens than a browser can open.
 pub fn html(report: &FeaturesReport) -> Result<String, Error> {
     fits(report, "HTML")?;
+    let plain: String = report.features.iter().take(PLAIN).map(plain_row).collect();
+    Ok(framed(report, &plain, &data(report), Scripts::Inline))
+}
+
+/// Where a page's scripts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scripts {
+    /// All in the page.
+    Inline,
+    /// Some lie beside it.
+    Beside,
+}
+
+/// The page around `data`. Title and facts are the report's; its features are not read.
+pub(super) fn framed(report: &FeaturesReport, plain: &str, data: &Json, scripts: Scripts) -> String {
     let title = escape(&format!("Features · {}", printable(&report.title)));
     let facts: Vec<String> =
         facts(report).into_iter().map(|(name, value)| escape(&format!("{name} {value}"))).collect();
     let facts = facts.join(" · ");
-    let data = data(report);
-    let plain = escape(&plain(report));
     let body = format!(
         r#"<header><h1>{title}</h1><p>{facts}</p></header>
 <main>
@@ -51,10 +64,12 @@ pub fn html(report: &FeaturesReport) -> Result<String, Error> {
 <p class="hint">Move with the arrow keys · <kbd>/</kbd> finds · <kbd>d</kbd> dark</p>
 "#
     );
-    let plain = format!("<pre>{plain}</pre>");
-    let page =
-        Active { title: &title, script: SCRIPT, style: STYLE, body: &body, plain: &plain, data: &data };
-    Ok(page.html())
+    let plain = format!("<pre>feature  frequency  largest  raises\n{}</pre>", escape(plain));
+    let page = Active { title: &title, script: SCRIPT, style: STYLE, body: &body, plain: &plain, data };
+    match scripts {
+        Scripts::Inline => page.html(),
+        Scripts::Beside => page.html_with_scripts(),
+    }
 }
 
 /// The report as the page of `serve` draws it: texts of tokens once, and numbers of four digits.
@@ -89,14 +104,14 @@ fn facts(report: &FeaturesReport) -> Vec<(String, String)> {
 }
 
 /// Token texts by number, since most occur many times.
-#[derive(Default)]
-struct Texts {
+#[derive(Debug, Default)]
+pub(super) struct Texts {
     numbers: HashMap<String, usize>,
-    texts: Vec<String>,
+    pub(super) texts: Vec<String>,
 }
 
 impl Texts {
-    fn number(&mut self, text: &str) -> usize {
+    pub(super) fn number(&mut self, text: &str) -> usize {
         if let Some(number) = self.numbers.get(text) {
             return *number;
         }
@@ -114,12 +129,12 @@ fn data(report: &FeaturesReport) -> Json {
 }
 
 /// Numbers for display: four digits.
-fn short(value: f64) -> Json {
+pub(super) fn short(value: f64) -> Json {
     let shown = format!("{value:.3e}");
     shown.parse::<f64>().map_or(Json::Null, |value| json!(value))
 }
 
-fn one(feature: &Feature, texts: &mut Texts) -> Json {
+pub(super) fn one(feature: &Feature, texts: &mut Texts) -> Json {
     let mut logits = |list: &Option<Vec<Logit>>| -> Json {
         match list {
             None => Json::Null,
@@ -148,12 +163,9 @@ fn one(feature: &Feature, texts: &mut Texts) -> Json {
     })
 }
 
-fn plain(report: &FeaturesReport) -> String {
-    let mut out = String::from("feature  frequency  largest  raises\n");
-    for feature in report.features.iter().take(PLAIN) {
-        let first =
-            feature.top_logits.iter().flatten().next().map(|one| printable(&one.token)).unwrap_or_default();
-        out += &format!("{:7}  {:9.6}  {:7.3}  {first}\n", feature.feature, feature.frequency, feature.max);
-    }
-    out
+/// A row of the table that is shown without scripts.
+pub(super) fn plain_row(feature: &Feature) -> String {
+    let first =
+        feature.top_logits.iter().flatten().next().map(|one| printable(&one.token)).unwrap_or_default();
+    format!("{:7}  {:9.6}  {:7.3}  {first}\n", feature.feature, feature.frequency, feature.max)
 }
