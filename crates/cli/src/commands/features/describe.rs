@@ -2,21 +2,23 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use easyroutine::tokens::Tokenizer;
-use easyroutine_dictionaries::{FeatureStatistics, Named, Occurrence, Statistics};
+use easyroutine_dictionaries::{Named, Statistics};
 use easyroutine_kernels::Rows;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::line::{Lines, Logits};
 use crate::failure::Failure;
 use crate::output;
-use crate::session::{Session, token_text};
+use crate::session::Session;
 
-/// Features whose logits are computed together.
-const TOGETHER: usize = 32;
-/// Quantiles reported for each feature.
-const SHARES: [f64; 5] = [0.1, 0.25, 0.5, 0.75, 0.95];
+/// Limit on the logits computed together, 64 MiB: enough features that the unembedding, which each product reads once,
+/// is not what takes the time.
+const TOGETHER: usize = 1 << 24;
 
 /// One layer's features.
 pub(super) struct Describing<'a> {
@@ -27,9 +29,6 @@ pub(super) struct Describing<'a> {
     pub(super) layer: usize,
     pub(super) logits: usize,
 }
-
-/// Ids from the largest logit down, and from the smallest up.
-type Logits = (Vec<(u32, f32)>, Vec<(u32, f32)>);
 
 impl Describing<'_> {
     /// Writes `KEY.jsonl` with one line per feature, and `KEY.json` about all of them.
@@ -48,11 +47,14 @@ impl Describing<'_> {
         });
         let text = serde_json::to_vec_pretty(&about).map_err(|e| Failure::failed(e.to_string()))?;
         output::replace(&folder.join(format!("{key}.json")), |at| std::fs::write(at, &text))?;
+        let vocabulary = self.session.model.unembedding().map_or(0, |unembedding| unembedding.vocabulary());
+        let lines = Lines::new(self.statistics, self.tokenizer, vocabulary);
         let mut failure = None;
         let written = output::replace(&folder.join(format!("{key}.jsonl")), |at| {
             let mut out = BufWriter::new(File::create(at)?);
-            for start in (0..n).step_by(TOGETHER) {
-                let numbers = start..n.min(start + TOGETHER);
+            let together = self.together();
+            for start in (0..n).step_by(together) {
+                let numbers = start..n.min(start + together);
                 let logits = match self.logits_of(numbers.clone()) {
                     Ok(logits) => logits,
                     Err(error) => {
@@ -60,9 +62,14 @@ impl Describing<'_> {
                         return Err(std::io::Error::other("no logits"));
                     }
                 };
-                for (at, number) in numbers.enumerate() {
+                let texts: Vec<OnceLock<serde_json::Result<String>>> =
+                    numbers.clone().map(|_| OnceLock::new()).collect();
+                self.session.model.cpu().for_each(texts.len(), |at| {
                     let logits = logits.as_ref().map(|logits| &logits[at]);
-                    serde_json::to_writer(&mut out, &self.line(number, logits))?;
+                    texts[at].get_or_init(|| serde_json::to_string(&lines.line(start + at, logits)));
+                });
+                for text in texts.into_iter().filter_map(OnceLock::into_inner) {
+                    out.write_all(text?.as_bytes())?;
                     out.write_all(b"\n")?;
                 }
             }
@@ -74,8 +81,14 @@ impl Describing<'_> {
         }
     }
 
+    /// How many features are described together.
+    fn together(&self) -> usize {
+        let vocabulary = self.session.model.unembedding().map_or(0, |unembedding| unembedding.vocabulary());
+        (TOGETHER / vocabulary.max(1)).clamp(16, 512)
+    }
+
     /// The logits of the features' directions; `None` if they do not write to the stream.
-    fn logits_of(&self, numbers: std::ops::Range<usize>) -> Result<Option<Vec<Logits>>, Failure> {
+    fn logits_of(&self, numbers: Range<usize>) -> Result<Option<Vec<Logits>>, Failure> {
         let coder = self.named.dictionary.layer(self.layer)?;
         let model = &self.session.model;
         let arch = model.arch();
@@ -90,66 +103,20 @@ impl Describing<'_> {
             rows.extend(coder.direction(number, self.layer)?);
         }
         self.named.dictionary.check_unchanged()?;
-        let all = unembedding.multiply(model.cpu(), Rows::dense(&rows, numbers.len(), arch.d_model))?;
-        let lists = all.chunks_exact(unembedding.vocabulary()).map(|logits| {
-            let k = self.logits.min(logits.len());
-            let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-            let value = |id: u32| logits[id as usize];
-            let mut list = |down: bool| -> Vec<(u32, f32)> {
-                let order = |a: &u32, b: &u32| {
-                    let by_value = value(*b).total_cmp(&value(*a));
-                    if down { by_value } else { by_value.reverse() }.then(a.cmp(b))
+        let cpu = model.cpu();
+        let all = unembedding.multiply(cpu, Rows::dense(&rows, numbers.len(), arch.d_model))?;
+        let lists: Vec<OnceLock<Logits>> = numbers.map(|_| OnceLock::new()).collect();
+        let vocabulary = unembedding.vocabulary();
+        cpu.for_each(lists.len(), |row| {
+            let logits = &all[row * vocabulary..][..vocabulary];
+            lists[row].get_or_init(|| {
+                let negated: Vec<f32> = logits.iter().map(|logit| -logit).collect();
+                let ids = |found: Vec<(usize, f32)>, sign: f32| {
+                    found.into_iter().map(|(id, value)| (id as u32, sign * value)).collect()
                 };
-                if k < ids.len() {
-                    ids.select_nth_unstable_by(k, order);
-                }
-                let mut first = ids[..k].to_vec();
-                first.sort_unstable_by(order);
-                first.into_iter().map(|id| (id, value(id))).collect()
-            };
-            (list(true), list(false))
+                (ids(cpu.largest(logits, self.logits), 1.0), ids(cpu.largest(&negated, self.logits), -1.0))
+            });
         });
-        Ok(Some(lists.collect()))
-    }
-
-    fn line(&self, number: usize, logits: Option<&Logits>) -> Value {
-        let feature: &FeatureStatistics = &self.statistics.features()[number];
-        let tokens = self.statistics.tokens().max(1) as f64;
-        let list = |list: &[(u32, f32)]| -> Value {
-            list.iter()
-                .map(
-                    |(id, value)| json!({"id": id, "token": token_text(self.tokenizer, *id), "value": value}),
-                )
-                .collect()
-        };
-        json!({
-            "schema": "easyroutine.feature/1",
-            "feature": number,
-            "n_features": self.statistics.features().len(),
-            "count": feature.count,
-            "frequency": feature.count as f64 / tokens,
-            "mean": feature.mean(),
-            "mean_over_all": feature.total() / tokens,
-            "max": feature.max,
-            "quantiles": SHARES.iter().map(|share| json!([share, feature.quantile(*share)])).collect::<Vec<_>>(),
-            "histogram": feature.histogram().map(|(from, to, n)| json!([from, to, n])).collect::<Vec<_>>(),
-            "top_logits": logits.map(|(top, _)| list(top)),
-            "bottom_logits": logits.map(|(_, bottom)| list(bottom)),
-            "top": feature.top().iter().map(|kept| self.occurrence(kept)).collect::<Vec<_>>(),
-            "drawn": feature.drawn().into_iter().map(|kept| self.occurrence(kept)).collect::<Vec<_>>(),
-        })
-    }
-
-    fn occurrence(&self, kept: &Occurrence) -> Value {
-        let tokens: Vec<String> = kept.ids.iter().map(|id| token_text(self.tokenizer, *id)).collect();
-        json!({
-            "prompt": kept.prompt,
-            "position": kept.position,
-            "value": kept.value,
-            "start": kept.start,
-            "tokens": tokens,
-            "ids": kept.ids,
-            "values": kept.values,
-        })
+        Ok(Some(lists.into_iter().filter_map(OnceLock::into_inner).collect()))
     }
 }

@@ -1,6 +1,7 @@
 //! `features`: statistics of every feature of a dictionary over a data set.
 
 mod describe;
+mod line;
 mod parts;
 
 use std::cell::RefCell;
