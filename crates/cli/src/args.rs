@@ -29,7 +29,8 @@ pub(crate) use attribute::{Attribute, MethodArg, PointsArg};
 pub(crate) use chatting::Chatting;
 pub(crate) use check::Check;
 pub(crate) use dict::{
-    DictActive, DictCheck, DictCommand, DictExport, DictFlags, DictInfo, DictPage, DictReading, ExportTo,
+    DictActive, DictCheck, DictCommand, DictExport, DictFlags, DictInfo, DictPage, DictReading, DictSteer,
+    ExportTo,
 };
 pub(crate) use directions::{Direction, ProbeApply, ProbeArg, ProbeCommand, ProbeFit, Sides, SteeringArg};
 pub(crate) use dla::{CutArg, Dla};

@@ -92,6 +92,9 @@ fn run(args: &Args) -> Result<u8, Failure> {
             commands::dict_export::run(args, export).map(done)
         }
         Command::Dict { command: DictCommand::Page(page) } => commands::dict_page::run(args, page).map(done),
+        Command::Dict { command: DictCommand::Steer(steer) } => {
+            commands::dict_steer::run(args, steer).map(done)
+        }
         Command::Direction(given) => commands::directions::direction(args, given).map(done),
         Command::Probe { command: ProbeCommand::Fit(given) } => {
             commands::directions::fit(args, given).map(done)

@@ -174,6 +174,13 @@ fn features_of_a_data_set_are_the_same_whole_in_parts_and_after_an_end_in_betwee
     let line: serde_json::Value = serde_json::from_str(whole.lines().nth(7).unwrap()).unwrap();
     assert_eq!(line["schema"], "easyroutine.feature/1");
     assert!(line["top"][0]["value"].as_f64() >= line["top"][1]["value"].as_f64());
+    run(&at("logits"), &["--logits", "1000"]);
+    let all = read("logits", "features_sae.jsonl").unwrap();
+    let all: serde_json::Value = serde_json::from_str(all.lines().nth(7).unwrap()).unwrap();
+    let [up, down] = ["top_logits", "bottom_logits"].map(|name| all[name].as_array().unwrap());
+    assert!(up.iter().eq(down.iter().rev()), "all logits, once from the largest and once from the smallest");
+    assert_eq!(line["top_logits"].as_array().unwrap()[..], up[..10]);
+    assert_eq!(line["bottom_logits"].as_array().unwrap()[..], down[..10]);
     let page = at("page.html");
     let lines = folder.path().join("whole/features_sae.jsonl");
     succeeds(&["dict", "page", lines.to_str().unwrap(), "--features", "7,20:30", "-o", &page]);
@@ -187,6 +194,18 @@ fn features_of_a_data_set_are_the_same_whole_in_parts_and_after_an_end_in_betwee
         !text.contains(r#""n":30,"#) && !text.contains("http:") && !text.contains("https:"),
         "one file, ten features and one"
     );
+    let pages = at("pages/");
+    for features in ["0:60", "7,20:30"] {
+        succeeds(&["dict", "page", lines.to_str().unwrap(), "--features", features, "-o", &pages]);
+        let index = read("pages", "index.html").unwrap();
+        assert!(index.contains(r#""n":29"#) && index.contains("script-src 'sha256-"), "{features}");
+        let cards = read("pages/chunks", "0.js").unwrap();
+        assert!(cards.starts_with("easyroutine(0,{") && cards.contains(r#""n":29"#), "{features}");
+        assert_eq!(cards.contains(r#""n":31,"#), features == "0:60", "a folder holds one page");
+    }
+    std::fs::write(folder.path().join("pages/notes.txt"), "mine").unwrap();
+    let foreign = fails(2, &["dict", "page", lines.to_str().unwrap(), "-o", &pages]);
+    assert!(foreign.contains("`notes.txt`"), "{foreign}");
     let none = fails(2, &["dict", "page", lines.to_str().unwrap(), "--features", "64", "-o", &page]);
     assert!(none.contains("none of these features"), "{none}");
     let wrong = fails(1, &["dict", "page", file.to_str().unwrap(), "-o", &page]);
@@ -294,6 +313,50 @@ fn active_features_of_a_prompt_are_those_that_are_extracted() {
     let keys: Vec<&str> =
         told["keys"].as_array().unwrap().iter().map(|key| key["key"].as_str().unwrap()).collect();
     assert_eq!(keys, ["features_plt_0", "features_plt_1", "features_plt_2"]);
+}
+
+#[test]
+fn a_feature_steers_a_prompt_at_several_strengths() {
+    let (model, path) = (tiny("gpt2"), format!("sae={}", dictionary("saelens_standard")));
+    let base = ["dict", "steer", "the cat sat", "-m", &model, "--dict", &path, "--generate", "6"];
+    let steer = |feature: &str, strength: &str| {
+        let more = ["--feature", feature, "--strength", strength];
+        easyroutine(&[&base[..], &more, &["--format", "json"]].concat()).assert()
+    };
+    let output = steer("features_sae:7", "0,40,-40").success().get_output().stdout.clone();
+    let found: serde_json::Value = serde_json::from_slice(&output).unwrap();
+    let continued = |more: &[&str]| {
+        let args = ["run", "the cat sat", "-m", &model, "--generate", "6", "--format", "json"];
+        json(&[&args[..], more].concat())["generated"].clone()
+    };
+    for (i, strength) in [0, 40, -40].into_iter().enumerate() {
+        let one = &found["continuations"][i];
+        assert_eq!(one["strength"], f64::from(strength));
+        let change = format!("features_sae:7@all+{strength}");
+        let run = match strength {
+            0 => continued(&[]),
+            _ => continued(&["--dict", &path, "--intervene", &change]),
+        };
+        let ids = |list: &serde_json::Value| -> Vec<serde_json::Value> {
+            list.as_array().unwrap().iter().map(|token| token["id"].clone()).collect()
+        };
+        assert_eq!(ids(&one["generated"]), ids(&run), "{strength}");
+        assert_eq!(one["logprobs"][0], run[0]["logprob"], "{strength}");
+    }
+    assert_ne!(found["continuations"][1]["generated"], found["continuations"][2]["generated"]);
+    for (feature, strength, code, words) in [
+        ("features_sae:64", "0", 2, "no feature 64"),
+        ("features_sae", "1", 2, "which feature?"),
+        ("resid_out_1", "1", 2, "is no feature"),
+        ("features_sae:7@last=2", "1", 2, "names no token positions"),
+        ("features_sae:7", "1,many", 2, "`many` is not a number"),
+        ("features_sae:7", "inf", 2, "`inf` is not a number"),
+    ] {
+        let failed = steer(feature, strength).failure();
+        let said = String::from_utf8_lossy(&failed.get_output().stderr).into_owned();
+        assert!(said.contains(words), "{feature} {strength}: {said}");
+        assert_eq!(failed.get_output().status.code(), Some(code), "{feature} {strength}: {said}");
+    }
 }
 
 #[test]

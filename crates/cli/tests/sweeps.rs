@@ -33,6 +33,12 @@ fn base() -> String {
 }
 
 #[test]
+fn features_are_swept_by_attribute() {
+    let failed = fails(2, &["ablate", "the cat", "-m", &tiny("gpt2"), "--site", "features_sae"]);
+    assert!(failed.contains("attribute -a features_NAME") && failed.contains("--check"), "{failed}");
+}
+
+#[test]
 fn a_grid_of_layers_by_positions_says_what_it_is() {
     let base = base();
     let pair = ["--answer", "id:7", "--against", "id:90"];

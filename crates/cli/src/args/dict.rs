@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
-use super::{Changes, Cutting, Finding, ModelFlag, PromptArgs, Reading};
+use super::{Changes, Cutting, Finding, Generation, ModelFlag, PromptArgs, Reading};
 
 /// Commands about a dictionary.
 #[derive(Debug, Subcommand)]
@@ -15,10 +15,13 @@ pub(crate) enum DictCommand {
     /// figures.
     Check(Box<DictCheck>),
     /// A page of the results of `easyroutine features`: an index with search and sorting, and each feature's strongest
-    /// tokens in colour, histogram and logits.
+    /// tokens in colour, histogram and logits. One file; or, for tens of thousands of features, a folder (`-o features/`)
+    /// whose index.html opens from disk.
     Page(DictPage),
     /// Which features are active at each token of a prompt, strongest first.
     Active(Box<DictActive>),
+    /// What the model writes when a feature is steered: one prompt continued at several strengths, side by side.
+    Steer(Box<DictSteer>),
     /// Features over a data set for other programs: Parquet, batches for Neuronpedia, a cache for Delphi.
     Export(DictExport),
 }
@@ -41,6 +44,26 @@ pub(crate) struct DictActive {
     /// Number of features listed per token.
     #[arg(short, default_value_t = 10, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) k: u32,
+}
+
+/// `dict steer`
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DictSteer {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+    #[command(flatten)]
+    pub(crate) model: ModelFlag,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+    /// The feature: `features_NAME:12`, or `features_NAME_3:12` of a set. `features_NAME:12@last` steers the last token
+    /// alone; by default all are steered, new ones too.
+    #[arg(long, value_name = "FEATURE")]
+    pub(crate) feature: String,
+    /// How many times its decoder row is added, comma-separated. 0 is the unchanged model. May repeat.
+    #[arg(long, value_name = "STRENGTHS", required = true, allow_hyphen_values = true)]
+    pub(crate) strength: Vec<String>,
+    #[command(flatten)]
+    pub(crate) generation: Generation,
 }
 
 /// `dict export`

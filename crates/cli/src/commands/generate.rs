@@ -27,7 +27,7 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
     let tokenizer = session::tokenizer(&session.files, &next.model.loading.finding)?;
     let prompt = next.prompt.read(&tokenizer, session.model.arch().context)?;
     let edits = changes::of_prompt(&interventions, &session, &prompt, &tokenizer, next.changes.seed)?;
-    let options = options(next, count, &session, &tokenizer)?;
+    let options = options(&next.generation, next.changes.seed, count, &session, &tokenizer)?;
 
     let streams = targets.iter().any(|t| t.file.is_none() && t.format == Format::Table);
     let mut written = Written::new(streams);
@@ -57,13 +57,15 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
     Ok(())
 }
 
-fn options(
-    next: &Next,
+/// How a continuation of at most `max_new_tokens` is made.
+pub(super) fn options(
+    generation: &Generation,
+    seed: u64,
     max_new_tokens: usize,
     session: &Session,
     tokenizer: &Tokenizer,
 ) -> Result<GenerateOptions, Failure> {
-    let Generation { temperature, top_k, top_p, .. } = next.generation;
+    let Generation { temperature, top_k, top_p, .. } = *generation;
     let sampling = match temperature {
         Some(0.0) if top_k.is_some() || top_p.is_some() => {
             return Err(Failure::usage("--temperature 0 draws nothing: leave out --top-k and --top-p"));
@@ -72,8 +74,8 @@ fn options(
         None if top_k.is_none() && top_p.is_none() => Sampling::Greedy,
         _ => Sampling::Random { temperature: temperature.unwrap_or(1.0), top_k, top_p },
     };
-    let ends = if next.generation.ignore_end { Vec::new() } else { ends(session, Some(tokenizer))? };
-    Ok(GenerateOptions { max_new_tokens, sampling, ends, seed: next.changes.seed })
+    let ends = if generation.ignore_end { Vec::new() } else { ends(session, Some(tokenizer))? };
+    Ok(GenerateOptions { max_new_tokens, sampling, ends, seed })
 }
 
 /// Ids that end a row: the model's, else the tokenizer's.

@@ -11,6 +11,7 @@ pub(crate) mod dict_active;
 pub(crate) mod dict_check;
 pub(crate) mod dict_export;
 pub(crate) mod dict_page;
+pub(crate) mod dict_steer;
 pub(crate) mod directions;
 pub(crate) mod dla;
 mod dla_pairs;

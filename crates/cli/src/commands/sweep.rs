@@ -194,6 +194,12 @@ fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Alon
         AlongArg::Sites => ("attn_out,mlp_out", Scope::Layer),
     };
     let named = |name: &str| {
+        if name.trim().starts_with("features_") {
+            return Err(Failure::usage(format!("--site: `{}` is no site but features", name.trim())).hint(
+                "attribute -a features_NAME --dict NAME=PATH scores them all; --check 20 ablates the 20 largest one at a \
+                 time, and with --base gives them their values in another prompt",
+            ));
+        }
         Site::from_name(name.trim()).ok_or_else(|| {
             let names = Site::ALL.iter().filter(|site| site.scope() == scope).map(|site| site.name());
             let near = easyroutine::sites::nearest(name, names);

@@ -128,6 +128,7 @@ fn refuse_what_is_not_for_a_page(args: &Args) -> Result<(), Failure> {
         Command::Edges(edges) if edges.state.is_some() => refused("`edges --state`, which writes a file"),
         Command::Graph(graph) => prompt(&graph.prompt),
         Command::Dict { command: DictCommand::Active(active) } => prompt(&active.prompt),
+        Command::Dict { command: DictCommand::Steer(steer) } => prompt(&steer.prompt),
         Command::Edges(_) => Ok(()),
         Command::Model { command: ModelCommand::Info(_) }
         | Command::Dict { command: DictCommand::Info(_) | DictCommand::Page(_) } => Ok(()),
@@ -169,6 +170,7 @@ pub(super) fn model(command: &Command) -> Option<&ModelFlag> {
         Command::Edges(edges) => &edges.model,
         Command::Graph(graph) => &graph.model,
         Command::Dict { command: DictCommand::Active(active) } => &active.model,
+        Command::Dict { command: DictCommand::Steer(steer) } => &steer.model,
         Command::Tokens(tokens) => &tokens.model,
         Command::Runs(Runs { command: RunsCommand::Lens(lens), .. }) => &lens.model,
         _ => return None,
@@ -277,9 +279,7 @@ mod tests {
                     | RunsCommand::Verify { .. }
             ),
             Command::Model { command } => matches!(command, ModelCommand::Info(_)),
-            Command::Dict { command } => {
-                matches!(command, DictCommand::Info(_) | DictCommand::Active(_) | DictCommand::Page(_))
-            }
+            Command::Dict { command } => !matches!(command, DictCommand::Check(_) | DictCommand::Export(_)),
             _ => true,
         };
         is_look && is_run && args.output.is_empty()
