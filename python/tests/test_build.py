@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -69,6 +71,29 @@ def test_what_was_compiled_is_removed_even_after_a_failure(
     with pytest.raises(RuntimeError):
         backend.build_wheel("dist")
     assert not any(folder.exists() for folder in folders) and "CARGO_TARGET_DIR" not in os.environ
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a process that can be killed")
+def test_what_was_compiled_is_removed_when_pip_is_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "maturin.py").write_text(
+        "import os, signal\n"
+        "get_requires_for_build_sdist = prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel = None\n"
+        "def build_wheel(*_):\n"
+        "    os.mkdir(os.environ['CARGO_TARGET_DIR'] + '/release')\n"
+        "    print(os.environ['CARGO_TARGET_DIR'], flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(SOURCES)])
+    environment = {name: value for name, value in os.environ.items() if name != "CARGO_TARGET_DIR"}
+    environment |= {"PYTHONPATH": paths, "TMPDIR": str(tmp_path)}
+    build = [sys.executable, "-c", "import build_backend as b; b.tell = print; b.build_wheel('dist')"]
+    killed = subprocess.run(build, env=environment, stdout=subprocess.PIPE, text=True, timeout=60)
+    folder = Path(killed.stdout.split()[-1])
+    assert killed.returncode < 0 and folder.parent == tmp_path
+    until = time.monotonic() + 30
+    while folder.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not folder.exists()
 
 
 def test_a_folder_of_the_users_own_is_kept(
