@@ -16,6 +16,22 @@ pub fn bounded(model: &Opened, mut options: LoadOptions) -> easyroutine::Result<
     Ok(options)
 }
 
+/// The same for two models at once: each gets a half of what was given or is free, where both need more.
+///
+/// # Errors
+/// As [`bounded`].
+pub fn bounded_both(models: [&Opened; 2], mut options: LoadOptions) -> easyroutine::Result<LoadOptions> {
+    options.memory = match options.memory {
+        Some(memory) => Some(memory / 2),
+        None => {
+            let [a, b] = models.map(|model| model.weight_bytes(options.dtype));
+            let needed = a? + b?;
+            available().filter(|free| *free < needed).map(|free| (free - free / 10) / 2)
+        }
+    };
+    Ok(options)
+}
+
 /// Memory available to this process without swapping, if the system says.
 pub fn available() -> Option<u64> {
     [free(), address_space(), control_group()].into_iter().flatten().min()

@@ -3,6 +3,7 @@
 mod attribute;
 mod chatting;
 mod check;
+mod compare;
 mod dict;
 mod directions;
 mod dla;
@@ -28,6 +29,7 @@ use easyroutine::Dtype;
 pub(crate) use attribute::{Attribute, MethodArg, PointsArg};
 pub(crate) use chatting::Chatting;
 pub(crate) use check::Check;
+pub(crate) use compare::{Compare, PatchArg, TableArg};
 pub(crate) use dict::{
     DictActive, DictCheck, DictCommand, DictExport, DictFlags, DictInfo, DictPage, DictReading, DictSteer,
     ExportTo,
@@ -105,6 +107,9 @@ pub(crate) enum Command {
     Tune(Box<Tune>),
     /// The effect of removing heads, positions or whole parts: a grid by layer.
     Ablate(Ablate),
+    /// Two checkpoints of one architecture, such as a model and its quantised form: where they part, and which tensors
+    /// cause it.
+    Compare(Box<Compare>),
     /// How a text is divided into tokens.
     Tokens(Tokens),
     /// What a model is, whether it is supported, and whether it obeys the laws of decoders.

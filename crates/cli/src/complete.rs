@@ -41,6 +41,9 @@ fn with_names(command: Command, words: &[OsString]) -> Command {
     command
         .mut_args(|arg| match (arg.get_id().as_str(), arg.get_value_names()) {
             ("model" | "reference", Some([name])) if name == "REF" => arg.add(ArgValueCompleter::new(models)),
+            ("a" | "b", Some([name])) if name == "A" || name == "B" => {
+                arg.add(ArgValueCompleter::new(models))
+            }
             ("activations", Some([name])) if name == "KEYS" => {
                 let reference = reference.clone();
                 arg.add(ArgValueCompleter::new(move |typed: &OsStr| keys(typed, reference.as_deref())))

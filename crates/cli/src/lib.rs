@@ -73,6 +73,7 @@ fn run(args: &Args) -> Result<u8, Failure> {
         Command::Tune(tune) => commands::tune::run(args, tune).map(done),
         Command::Grad(grad) => commands::grad::run(args, grad).map(done),
         Command::Ablate(ablate) => commands::sweep::ablate(args, ablate).map(done),
+        Command::Compare(compare) => commands::compare_models::run(args, compare).map(done),
         Command::Tokens(tokens) => commands::tokens::run(args, tokens).map(done),
         Command::Model { command: ModelCommand::Info(model) } => commands::info::run(args, model).map(done),
         Command::Model { command: ModelCommand::Show(model) } => commands::show::run(args, model).map(done),

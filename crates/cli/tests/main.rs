@@ -8,6 +8,7 @@ mod buckets;
 mod commands;
 mod common;
 mod compare;
+mod compare_models;
 mod dataset;
 mod dictionaries;
 mod directions;

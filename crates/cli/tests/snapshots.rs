@@ -49,7 +49,7 @@ fn rounded(tsv: &str) -> String {
 
 #[test]
 fn the_help_of_every_command_is_as_expected() {
-    let commands: [&[&str]; 30] = [
+    let commands: [&[&str]; 31] = [
         &[],
         &["lens"],
         &["attn"],
@@ -74,6 +74,7 @@ fn the_help_of_every_command_is_as_expected() {
         &["dict", "active"],
         &["dict", "export"],
         &["features"],
+        &["compare"],
         &["direction"],
         &["probe", "fit"],
         &["probe", "apply"],

@@ -17,8 +17,9 @@ use serde_json::Value;
 use crate::arch::UnembedMatrix;
 use crate::error::{Error, ErrorKind, Result};
 use crate::load::{LoadOptions, Opened};
-use crate::names::Axes;
+use crate::names::{Axes, Names};
 use crate::stop::Stop;
+use crate::weights::Checkpoint;
 
 impl Opened {
     /// Writes config.json and model.safetensors into a folder, every tensor under its checkpoint name, with the
@@ -52,44 +53,7 @@ impl Opened {
 
     /// The values of a tensor, including the adapter's update.
     fn merged(&self, name: &str) -> Result<Vec<f32>> {
-        let names = &self.reading.names;
-        let tensor = self.checkpoint.current(names.prefix, name)?;
-        let mut values = tensor.read_all()?;
-        tensor.drop_pages();
-        let (Some(module), &[first, second]) = (name.strip_suffix(".weight"), tensor.shape()) else {
-            return self.with_bias_of_update(name, values);
-        };
-        let module = module.strip_prefix(names.prefix).unwrap_or(module);
-        let axes = names.axes_of(module);
-        let (outputs, inputs) = if axes == Axes::OutIn { (first, second) } else { (second, first) };
-        let is_table = module == names.embed || module == names.unembed;
-        let update = match is_table {
-            true => self.checkpoint.low_rank_of_table(names.prefix, module, outputs, inputs)?,
-            false => self.checkpoint.low_rank(names.prefix, module, outputs, inputs)?,
-        };
-        let Some(update) = update else { return Ok(values) };
-        let mut row = vec![0.0; inputs];
-        for output in 0..outputs {
-            row.fill(0.0);
-            update.add_row(output, &mut row);
-            for (input, x) in row.iter().enumerate() {
-                let place =
-                    if axes == Axes::OutIn { output * inputs + input } else { input * outputs + output };
-                values[place] += x;
-            }
-        }
-        Ok(values)
-    }
-
-    /// A bias, including the one that the adapter adds.
-    fn with_bias_of_update(&self, name: &str, mut values: Vec<f32>) -> Result<Vec<f32>> {
-        let names = &self.reading.names;
-        let Some(module) = name.strip_suffix(".bias") else { return Ok(values) };
-        let module = module.strip_prefix(names.prefix).unwrap_or(module);
-        if let Some(bias) = self.checkpoint.bias_of_update(names.prefix, module, values.len())? {
-            values.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-        }
-        Ok(values)
+        merged(&self.checkpoint, &self.reading.names, name)
     }
 
     /// Refuses what a merged folder of this class cannot represent.
@@ -227,6 +191,50 @@ impl Opened {
         }
         Ok(counts)
     }
+}
+
+/// The values of a tensor of a checkpoint, including its adapter's update.
+pub(crate) fn merged(checkpoint: &Checkpoint, names: &Names, name: &str) -> Result<Vec<f32>> {
+    let tensor = checkpoint.current(names.prefix, name)?;
+    let mut values = tensor.read_all()?;
+    tensor.drop_pages();
+    let (Some(module), &[first, second]) = (name.strip_suffix(".weight"), tensor.shape()) else {
+        return with_bias_of_update(checkpoint, names, name, values);
+    };
+    let module = module.strip_prefix(names.prefix).unwrap_or(module);
+    let axes = names.axes_of(module);
+    let (outputs, inputs) = if axes == Axes::OutIn { (first, second) } else { (second, first) };
+    let is_table = module == names.embed || module == names.unembed;
+    let update = match is_table {
+        true => checkpoint.low_rank_of_table(names.prefix, module, outputs, inputs)?,
+        false => checkpoint.low_rank(names.prefix, module, outputs, inputs)?,
+    };
+    let Some(update) = update else { return Ok(values) };
+    let mut row = vec![0.0; inputs];
+    for output in 0..outputs {
+        row.fill(0.0);
+        update.add_row(output, &mut row);
+        for (input, x) in row.iter().enumerate() {
+            let place = if axes == Axes::OutIn { output * inputs + input } else { input * outputs + output };
+            values[place] += x;
+        }
+    }
+    Ok(values)
+}
+
+/// A bias, including the one that the adapter adds.
+fn with_bias_of_update(
+    checkpoint: &Checkpoint,
+    names: &Names,
+    name: &str,
+    mut values: Vec<f32>,
+) -> Result<Vec<f32>> {
+    let Some(module) = name.strip_suffix(".bias") else { return Ok(values) };
+    let module = module.strip_prefix(names.prefix).unwrap_or(module);
+    if let Some(bias) = checkpoint.bias_of_update(names.prefix, module, values.len())? {
+        values.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+    }
+    Ok(values)
 }
 
 /// A tensor, and what becomes of it in memory.

@@ -6,6 +6,7 @@ mod checkpoints;
 mod classic;
 mod common;
 mod compare;
+mod compare_models;
 mod edits;
 mod exact;
 mod export;

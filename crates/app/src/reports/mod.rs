@@ -8,6 +8,7 @@ mod comparison;
 mod grid;
 mod lens;
 mod metric;
+mod models;
 
 use easyroutine::source::ModelFiles;
 use easyroutine::tokens::Tokenizer;
@@ -23,6 +24,7 @@ pub use comparison::{comparison, verdict_name, wrong_name};
 pub use grid::{Estimated, GridWords, check_words, grid, how_changed, rule_name};
 pub use lens::lens;
 pub use metric::metric_words;
+pub use models::{ModelsCompared, layer_number};
 
 /// The model and the prompt of a report.
 #[derive(Debug, Clone, Copy)]

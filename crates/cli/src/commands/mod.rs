@@ -6,6 +6,7 @@ mod attribute_features;
 mod attribute_pairs;
 pub(crate) mod check;
 pub(crate) mod compare;
+pub(crate) mod compare_models;
 pub(crate) mod dict;
 pub(crate) mod dict_active;
 pub(crate) mod dict_check;

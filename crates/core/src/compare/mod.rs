@@ -2,6 +2,7 @@
 
 mod dump;
 mod exact;
+pub mod models;
 mod places;
 
 use std::collections::BTreeMap;

@@ -2,6 +2,7 @@
 
 mod compute;
 mod directions;
+mod divergence;
 mod jacobian;
 mod norm;
 mod reading;

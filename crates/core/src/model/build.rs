@@ -75,7 +75,7 @@ pub(crate) fn build_unembedding(
 }
 
 /// The modules that read the last stream.
-fn head(loader: &Loader<'_>, arch: &Arch, tables: &Tables) -> Result<Arc<Unembedding>> {
+pub(super) fn head(loader: &Loader<'_>, arch: &Arch, tables: &Tables) -> Result<Arc<Unembedding>> {
     let head = match &arch.head {
         arch::Head::Unembedding => unembedding(loader, arch, tables)?,
         arch::Head::Score(score) => self::score(loader, arch, score)?,
@@ -155,7 +155,7 @@ fn unembedding(loader: &Loader<'_>, arch: &Arch, tables: &Tables) -> Result<Unem
     })
 }
 
-fn embedding(
+pub(super) fn embedding(
     loader: &Loader<'_>,
     arch: &Arch,
     tables: &Tables,
@@ -205,7 +205,7 @@ fn embedding(
     Ok(Embedding { table, width: arch.embed.width, project, norm, positions, per_layer })
 }
 
-fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
+pub(super) fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Block> {
     let described = &arch.layers[layer];
     let names = loader.names.of_layer(layer);
     let prefix = loader.names.layer.replace("{}", &layer.to_string());

@@ -11,6 +11,7 @@ mod build_recurrence;
 mod build_tables;
 mod embed;
 mod exact;
+mod exchange;
 mod experts;
 mod frozen;
 mod layers;
@@ -47,6 +48,7 @@ use crate::weights::{Norm, Projection};
 pub(crate) use buffer::Buffer;
 pub(crate) use build::build_unembedding;
 pub use exact::{ExactTap, ExactValue};
+pub(crate) use exchange::Held;
 pub use frozen::{Frozen, Visitor};
 use layers::ByLayer;
 pub(crate) use layers::{Between, Lane, bytes_of_token};
@@ -294,6 +296,30 @@ impl Model {
                 Run::new(self, batch, None, tap, registers, Past::Shared(shared)).all(&program, Stop::Never);
             lend(registers, stream);
             result
+        })
+    }
+
+    /// Runs a batch from a layer on, from the stream that enters it. Only for models whose layers read nothing else of those
+    /// before.
+    ///
+    /// # Shapes
+    /// `stream`: tokens of the batch by `d_model`.
+    ///
+    /// # Errors
+    /// As [`Model::forward_until`].
+    pub(crate) fn forward_from(
+        &self,
+        layer: usize,
+        batch: &Batch,
+        stream: &mut Buffer,
+        tap: &mut dyn Tap,
+        stop: Stop<'_>,
+    ) -> Result<()> {
+        let sections = At::all(&self.arch).skip_while(|at| *at != At::Block(layer));
+        let program = self.program(tap, batch, None, sections);
+        self.with_registers(|registers| {
+            std::mem::swap(registers.get_mut(Reg::Stream).buffer_mut(), stream);
+            Run::new(self, batch, None, tap, registers, Past::Nothing).all(&program, stop)
         })
     }
 

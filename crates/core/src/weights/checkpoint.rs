@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use easyroutine_files::{Container, Encoding, MappedFile, ShardedSafeTensors, StoredTensor};
 
 use super::asked::Asked;
+use super::patch::Patch;
 use super::surplus::{self, Allowed};
 use super::tensor::{Tensor, TensorRows};
 use crate::adapter::{Adapter, LowRank};
@@ -27,6 +28,8 @@ pub(crate) struct Checkpoint {
     widened: Mutex<BTreeMap<String, &'static str>>,
     /// The requested tensors, if there are no files.
     asked: Option<Asked>,
+    /// Where its tensors are, if they are those of two others. It then has none of its own.
+    patch: Option<Patch>,
 }
 
 /// Faults of the files, collected so that all can be named at once.
@@ -64,6 +67,7 @@ impl Checkpoint {
             faults: Mutex::default(),
             widened: Mutex::default(),
             asked: None,
+            patch: None,
         }
     }
 
@@ -71,6 +75,12 @@ impl Checkpoint {
     pub(crate) fn asking(asked: Asked) -> Self {
         let nothing = Container::SafeTensors(ShardedSafeTensors::default());
         Checkpoint { asked: Some(asked), ..Self::plain(nothing) }
+    }
+
+    /// A checkpoint of the tensors of two others.
+    pub(crate) fn patched(patch: Patch) -> Self {
+        let nothing = Container::SafeTensors(ShardedSafeTensors::default());
+        Checkpoint { patch: Some(patch), ..Self::plain(nothing) }
     }
 
     /// The requested tensors, if there are no files.
@@ -102,6 +112,10 @@ impl Checkpoint {
     /// # Errors
     /// If there are too many faults.
     pub(crate) fn tensor(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Option<Tensor<'_>>> {
+        if let Some(patch) = &self.patch {
+            let (from, prefix, name) = patch.place(prefix, name);
+            return from.tensor(prefix, name, shape);
+        }
         let key = self.find(prefix, name);
         let tensor = match (self.replacement(prefix, name), &key) {
             (Some(stored), _) => Tensor::plain(stored),
@@ -172,6 +186,11 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::tensor`].
     pub(crate) fn bytes(&self, prefix: &str, name: &str, shape: &[usize]) -> Result<Option<String>> {
+        if let Some(patch) = &self.patch {
+            let (from, there, called) = patch.place(prefix, name);
+            // Named as here, so that `raw` finds the checkpoint again.
+            return Ok(from.bytes(there, called, shape)?.map(|_| format!("{prefix}{name}")));
+        }
         let Some(key) = self.find(prefix, name) else {
             if let Some(asked) = &self.asked {
                 return asked.bytes(format!("{prefix}{name}"), shape).map(|()| None);
@@ -196,6 +215,10 @@ impl Checkpoint {
 
     /// The bytes of a tensor that [`Checkpoint::bytes`] named.
     pub(crate) fn raw(&self, key: &str) -> &[u8] {
+        if let Some(patch) = &self.patch {
+            let (from, prefix, name) = patch.place("", key);
+            return from.find(prefix, name).map_or(&[], |key| from.raw(&key));
+        }
         self.stored
             .get(key)
             .and_then(|stored| self.container.tensor(stored.tensors.first()?))
@@ -212,7 +235,8 @@ impl Checkpoint {
 
     /// Number of tensors found missing or unfit so far.
     pub(crate) fn n_faults(&self) -> usize {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).len()
+        let own = self.faults.lock().unwrap_or_else(PoisonError::into_inner).len();
+        own + self.patch.iter().flat_map(Patch::both).map(Checkpoint::n_faults).sum::<usize>()
     }
 
     /// Checks that every requested tensor exists and fits.
@@ -220,6 +244,7 @@ impl Checkpoint {
     /// # Errors
     /// Names all that do not.
     pub(crate) fn check_found(&self) -> Result<()> {
+        self.patch.iter().flat_map(Patch::both).try_for_each(Checkpoint::check_found)?;
         let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         let missing: Vec<&String> = faults.missing.iter().collect();
         let said = match missing.as_slice() {
@@ -288,16 +313,28 @@ impl Checkpoint {
         module: &str,
         read: impl FnOnce(&Adapter, &[String; 2]) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
+        if let Some(patch) = &self.patch {
+            let (from, prefix, module) = patch.module(prefix, module);
+            return from.of_adapter(prefix, module, read);
+        }
         self.adapter.as_ref().map_or(Ok(None), |adapter| read(adapter, &spellings(prefix, module)))
     }
 
     /// Whether an adapter updates a module's weight.
     pub(crate) fn has_update(&self, prefix: &str, module: &str) -> bool {
+        if let Some(patch) = &self.patch {
+            let (from, prefix, module) = patch.module(prefix, module);
+            return from.has_update(prefix, module);
+        }
         self.adapter.as_ref().is_some_and(|adapter| adapter.updates(&spellings(prefix, module)))
     }
 
     /// Whether an adapter replaces this tensor.
     pub(crate) fn is_replaced(&self, prefix: &str, name: &str) -> bool {
+        if let Some(patch) = &self.patch {
+            let (from, prefix, name) = patch.place(prefix, name);
+            return from.is_replaced(prefix, name);
+        }
         let Some(adapter) = &self.adapter else { return false };
         spellings(prefix, name).iter().any(|name| adapter.replaced().any(|replaced| replaced == name))
     }
@@ -307,6 +344,7 @@ impl Checkpoint {
     /// # Errors
     /// Names a changed file.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
+        self.patch.iter().flat_map(Patch::both).try_for_each(Checkpoint::check_unchanged)?;
         self.container.check_unchanged()?;
         self.adapter.as_ref().map_or(Ok(()), Adapter::check_unchanged)
     }
@@ -318,6 +356,10 @@ impl Checkpoint {
 
     /// Whether there is a tensor `prefix + name`, or `name` alone.
     pub(crate) fn has(&self, prefix: &str, name: &str) -> bool {
+        if let Some(patch) = &self.patch {
+            let (from, prefix, name) = patch.place(prefix, name);
+            return from.has(prefix, name);
+        }
         let is_asked = || self.asked.as_ref().is_some_and(|asked| asked.has(name));
         self.find(prefix, name).is_some() || self.is_replaced(prefix, name) || is_asked()
     }
@@ -375,6 +417,16 @@ impl Checkpoint {
         stored.chain(beside).collect()
     }
 
+    /// Those of [`Checkpoint::names`] that a model was built of.
+    pub(crate) fn names_used(&self, family: &Names) -> Vec<&str> {
+        let replaced =
+            |name: &str| self.adapter.iter().flat_map(Adapter::replaced).any(|other| other == name);
+        let mut names = self.names(family);
+        let used = self.used();
+        names.retain(|name| used.contains(*name) || replaced(name));
+        names
+    }
+
     /// Any tensor by its name in [`Checkpoint::names`], as stored in the file.
     ///
     /// # Errors
@@ -426,7 +478,7 @@ fn missing(name: &str) -> Error {
 }
 
 /// The possible names of a tensor or module.
-fn spellings(prefix: &str, name: &str) -> [String; 2] {
+pub(super) fn spellings(prefix: &str, name: &str) -> [String; 2] {
     [format!("{prefix}{name}"), name.to_owned()]
 }
 

@@ -133,6 +133,16 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// Whether a row is stored as one, of numbers.
+    pub(crate) fn is_read_by_rows(&self) -> bool {
+        self.axes == Axes::OutIn && !self.is_of_numbers() && self.is_of_floats()
+    }
+
+    /// Whether it holds numbers rather than bytes of blocks.
+    pub(crate) fn is_of_floats(&self) -> bool {
+        self.encoding().is_decoded()
+    }
+
     /// Whether another tensor is stored with the same bytes.
     pub(crate) fn same_as(&self, other: &Tensor<'_>) -> bool {
         let bytes = |one: &StoredTensor<'_>, other: &StoredTensor<'_>| {

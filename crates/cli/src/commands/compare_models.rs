@@ -1,0 +1,268 @@
+//! `compare`: two checkpoints of one architecture, where they part, and which tensors cause it.
+
+use std::sync::atomic::Ordering;
+
+use easyroutine::compare::models::{
+    Causes, Differences, Direction, Options, Pair, Side, WeightsApart, sample,
+};
+use easyroutine::extract::{Example, Progress};
+use easyroutine::load::{self, Opened};
+use easyroutine::prompts::{Prompt, Prompts};
+use easyroutine::source::{FilesKind, ModelFiles};
+use easyroutine::tokens::Tokenizer;
+use easyroutine::{Error, ErrorKind, Stop};
+use easyroutine_app::memory::bounded_both;
+use easyroutine_app::reports::{ModelsCompared, model_json};
+
+use self::tables::written;
+use crate::args::{Args, Compare, Finding, PatchArg};
+use crate::failure::{Failure, one_line};
+use crate::output::{self, PLAIN};
+use crate::progress::{Counted, Rows, interrupted};
+use crate::session;
+
+mod tables;
+
+pub(crate) fn run(args: &Args, compare: &Compare) -> Result<(), Failure> {
+    let targets = output::targets(args, PLAIN)?;
+    let prompts = read(compare)?;
+    let findings = [of_a(&compare.loading.finding), compare.loading.finding.clone()];
+    let files = [session::find(&compare.a, &findings[0])?, session::find(&compare.b, &findings[1])?];
+    let findings = [0, 1].map(|side| without_pre(&findings[side], &files[side]));
+    let opened = [session::open(&files[0], &findings[0])?, session::open(&files[1], &findings[1])?];
+    let tokenizer = tokenizer(&files, &findings)?;
+    let options = bounded_both([&opened[0], &opened[1]], compare.loading.options())?;
+    let types = opened.each_ref().map(|opened| opened.reading.family.model_type);
+    let context = opened.iter().map(|opened: &Opened| opened.arch().context).min().unwrap_or(0);
+    let [a, b] = opened;
+    let mut pair = Pair::new(a, b, [&options, &options])?;
+    pair.warnings().iter().for_each(|warning| output::note("warning", &one_line(warning)));
+    let examples = examples(compare, prompts, tokenizer.as_ref(), context)?;
+    let patched = chosen(compare, &pair)?;
+
+    let stop = interrupted()?;
+    let is_stopped = || stop.load(Ordering::Relaxed);
+    let working = Working { compare, stop: Stop::When(&is_stopped) };
+    let weights = working.weights(&pair)?;
+    let differing: Vec<usize> = (0..weights.len()).filter(|tensor| !weights[*tensor].is_equal).collect();
+    if differing.is_empty() {
+        output::note(
+            "note",
+            &format!("A and B are equal: all {} tensors hold the same numbers", weights.len()),
+        );
+    }
+    let differences = working.differences(&pair, &examples)?;
+    let direction = direction(compare.patch);
+    let patched: Vec<usize> = patched.into_iter().filter(|tensor| differing.contains(tensor)).collect();
+    let causes = match direction {
+        Some(direction) => Some((working.causes(&mut pair, &examples, &patched, direction)?, direction)),
+        None => None,
+    };
+    if let Some((layer, row, position)) = differences.first_nan {
+        let place = layer.map_or("the embedding".to_owned(), |layer| format!("layer {layer}"));
+        let text = format!(
+            "values that are not numbers: first in {place}, prompt {row}, position {position}; they are counted and left out"
+        );
+        output::note("warning", &text);
+    }
+    let models =
+        [(0, Side::A), (1, Side::B)].map(|(n, side)| model_json(&files[n], types[n], pair.model(side)));
+    let found = ModelsCompared {
+        models: [&models[0], &models[1]],
+        tokenizer: tokenizer.as_ref(),
+        examples: &examples,
+        differences: &differences,
+        weights: &weights,
+        causes: causes.as_ref().map(|(causes, direction)| (causes, *direction)),
+    };
+    written(&targets, compare.table, &found)
+}
+
+/// The prompts, so that errors in them show before a model is opened.
+fn read(compare: &Compare) -> Result<Prompts, Failure> {
+    let text = match (&compare.prompt, &compare.file) {
+        (_, Some(file)) => return compare.reading.read(file),
+        (Some(dash), None) if dash == "-" => session::read_stdin()?,
+        (Some(text), None) => text.clone(),
+        (None, None) => return Err(Failure::usage("no prompt given")),
+    };
+    compare.reading.refuse_without("--file prompts.jsonl")?;
+    Ok(Prompts { prompts: vec![Prompt::Text(text)], rows: vec![0], skipped: 0 })
+}
+
+/// An adapter that is named belongs to B.
+fn of_a(finding: &Finding) -> Finding {
+    Finding { adapter: None, ..finding.clone() }
+}
+
+/// A rule for cutting text is that of GGUF files.
+fn without_pre(finding: &Finding, files: &ModelFiles) -> Finding {
+    match files.kind {
+        FilesKind::Folder(_) => Finding { pre: None, ..finding.clone() },
+        FilesKind::Gguf(_) => finding.clone(),
+    }
+}
+
+/// A's tokenizer, or B's if A has none; says so if both cut text differently.
+fn tokenizer(files: &[ModelFiles; 2], findings: &[Finding; 2]) -> Result<Option<Tokenizer>, Failure> {
+    let open = |side: usize| match load::tokenizer(&files[side], findings[side].pre.as_deref()) {
+        Ok(tokenizer) => Ok(Some(tokenizer)),
+        // Models run on ids without it.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::from(error)),
+    };
+    Ok(match (open(0)?, open(1)?) {
+        (Some(a), Some(b)) => {
+            if let Some(text) = a.first_difference(&b) {
+                output::note(
+                    "warning",
+                    &format!(
+                        "the tokenizers of A and B cut {text:?} differently: both models get the ids of A's"
+                    ),
+                );
+            }
+            a.warnings().iter().for_each(|warning| output::note("warning", warning));
+            Some(a)
+        }
+        (one, other) => one.or(other),
+    })
+}
+
+fn examples(
+    compare: &Compare,
+    Prompts { prompts, rows, .. }: Prompts,
+    tokenizer: Option<&Tokenizer>,
+    context: usize,
+) -> Result<Vec<Example>, Failure> {
+    let example = |(number, prompt): (usize, Prompt)| match (prompt, tokenizer) {
+        (Prompt::Ids(ids), None) => Ok(Example { number, ids, ..Example::default() }),
+        (prompt, Some(tokenizer)) => compare.cutting.example(number, prompt, tokenizer, context),
+        (_, None) => Err(Failure::failed("neither model has a tokenizer")
+            .hint("prompts may be lists of token ids: --file ids.jsonl --field ids")),
+    };
+    rows.into_iter().zip(prompts).map(example).collect()
+}
+
+/// The tensors that `--tensor` names, by number; all without it.
+fn chosen(compare: &Compare, pair: &Pair) -> Result<Vec<usize>, Failure> {
+    if compare.tensor.is_empty() {
+        return Ok((0..pair.tensors().count()).collect());
+    }
+    let mut found = Vec::new();
+    for pattern in &compare.tensor {
+        let matching = pair.tensors().enumerate().filter(|(_, name)| matches(pattern, name));
+        let before = found.len();
+        found.extend(matching.map(|(tensor, _)| tensor));
+        if found.len() == before {
+            let near = easyroutine::sites::nearest(pattern, pair.tensors()).map(str::to_owned);
+            let hint = near.map_or("`easyroutine model info A` lists them".to_owned(), |near| {
+                format!("did you mean {near}?")
+            });
+            return Err(Failure::usage(format!("--tensor: A has no tensor `{pattern}`")).hint(hint));
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// Whether a name fits a pattern in which `*` stands for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut left) = name.strip_prefix(start) else { return false };
+    let parts: Vec<&str> = rest.split('*').collect();
+    let (last, middle) = parts.split_last().unwrap_or((&"", &[]));
+    for part in middle {
+        match left.find(part) {
+            Some(at) => left = &left[at + part.len()..],
+            None => return false,
+        }
+    }
+    left.ends_with(last)
+}
+
+fn direction(patch: PatchArg) -> Option<Direction> {
+    match patch {
+        PatchArg::Removes => Some(Direction::Removes),
+        PatchArg::Adds => Some(Direction::Adds),
+        PatchArg::Both => Some(Direction::Both),
+        PatchArg::None => None,
+    }
+}
+
+/// The long parts of the work.
+struct Working<'a> {
+    compare: &'a Compare,
+    stop: Stop<'a>,
+}
+
+impl Working<'_> {
+    fn weights(&self, pair: &Pair) -> Result<Vec<WeightsApart>, Failure> {
+        let bar = Counted::new("tensors read");
+        let weights = pair.weights(self.stop, &mut |done, of| drop(bar.tell(done, of)));
+        bar.finish();
+        weights.map_err(stopped)
+    }
+
+    fn differences(&self, pair: &Pair, examples: &[Example]) -> Result<Differences, Failure> {
+        let models = [pair.model(Side::A), pair.model(Side::B)];
+        let by_layer = models.into_iter().find(|model| model.is_by_layer()).unwrap_or(models[0]);
+        let bar = Rows::new(by_layer);
+        let tell = |progress: Progress| bar.tell(progress);
+        let found = pair.differences(examples, self.options(&tell));
+        bar.finish();
+        found.map_err(stopped)
+    }
+
+    fn causes(
+        &self,
+        pair: &mut Pair,
+        examples: &[Example],
+        tensors: &[usize],
+        direction: Direction,
+    ) -> Result<Causes, Failure> {
+        let bar = Counted::new("tensors patched");
+        let tell = |progress: Progress| drop(bar.tell(progress.rows + 1, progress.all_rows));
+        let examples = sample(examples, self.compare.patch_tokens as usize);
+        let found = pair.causes(examples, tensors, direction, self.options(&tell));
+        bar.finish();
+        found.map_err(stopped)
+    }
+
+    fn options<'a>(&'a self, tell: &'a dyn Fn(Progress)) -> Options<'a> {
+        Options {
+            worst: self.compare.worst as usize,
+            batch_tokens: self.compare.batch_tokens as usize,
+            progress: Some(tell),
+            stop: self.stop,
+            ..Options::default()
+        }
+    }
+}
+
+fn stopped(error: Error) -> Failure {
+    match error.kind() {
+        ErrorKind::Interrupted => {
+            Failure::from(Error::new(ErrorKind::Interrupted, "interrupted: nothing is written"))
+        }
+        _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn a_star_stands_for_anything() {
+        let name = "model.layers.10.mlp.up_proj.weight";
+        for pattern in [name, "*", "*up_proj*", "model.layers.*.mlp.*.weight", "model*weight"] {
+            assert!(matches(pattern, name), "{pattern}");
+        }
+        for pattern in ["", "*down*", "model.layers.1.*", "model.layers.10", "weight*", "*weight.weight"] {
+            assert!(!matches(pattern, name), "{pattern}");
+        }
+        // What one star took is not taken again.
+        assert!(!matches("ab*ba", "aba"));
+    }
+}
