@@ -21,6 +21,8 @@ node "$here/features.mjs" >"$PAGES/features.jsonl"
 for out in features.html features/; do
   (cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$PAGES/features.jsonl" "$PAGES/$out")
 done
+"$PROGRAM" model export "$MODEL" "$PAGES/bf16" --dtype bf16
+"$PROGRAM" compare "$MODEL" "$PAGES/bf16" "the cat sat on the mat" --patch both -o "$PAGES/checkpoints.html"
 
 cd "$here"
 npm ci --silent --no-audit --no-fund

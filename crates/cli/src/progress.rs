@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use easyroutine::extract::Progress;
-use easyroutine::{Error, Model};
+use easyroutine::sites::{Point, Site};
+use easyroutine::{Error, Model, Tap, Value, Want};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
@@ -98,6 +99,53 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A tap that says, of a model that is read layer by layer, how long one run takes, once that can be seen.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    /// When the run began, where it is still to be said.
+    silent_since: Option<Instant>,
+    n_layers: usize,
+}
+
+impl Layers {
+    /// Time starts now.
+    pub(crate) fn new(model: &Model) -> Self {
+        let silent_since = model.is_by_layer().then(Instant::now);
+        Layers { silent_since, n_layers: model.arch().layers.len() }
+    }
+}
+
+impl Tap for Layers {
+    fn wants(&self, point: Point) -> Want {
+        // In the last block a run may go on with some tokens alone.
+        let is_early = || point.layer().is_some_and(|layer| layer + 1 < self.n_layers);
+        match self.silent_since {
+            Some(_) if point.site() == Site::ResidOut && is_early() => Want::Read,
+            _ => Want::Nothing,
+        }
+    }
+
+    fn at(&mut self, point: Point, _: &mut Value<'_>) -> easyroutine::Result<()> {
+        if let (Some(began), Some(layer)) = (self.silent_since, point.layer())
+            && let Some(seconds) = foreseen(began.elapsed().as_secs_f64(), layer + 1, self.n_layers)
+        {
+            self.silent_since = None;
+            if seconds >= WORTH_SAYING {
+                output::note(
+                    "note",
+                    &format!("layer by layer, the prompt takes about {}", duration(seconds)),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Seconds of a whole run, from those of its first layers: once a second has passed, or a quarter of the layers.
+fn foreseen(seconds: f64, layers: usize, of: usize) -> Option<f64> {
+    (seconds >= 1.0 || 4 * layers >= of).then_some(seconds * of as f64 / layers as f64)
+}
+
 /// A progress bar for equal pieces of work, with the remaining time, on a terminal.
 #[derive(Debug)]
 pub(crate) struct Counted {
@@ -135,5 +183,17 @@ impl Counted {
 
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::foreseen;
+
+    #[test]
+    fn the_time_of_a_run_is_that_of_its_layers() {
+        assert_eq!(foreseen(0.2, 1, 32), None);
+        assert_eq!(foreseen(2.0, 1, 32), Some(64.0));
+        assert_eq!(foreseen(0.5, 8, 32), Some(2.0));
     }
 }

@@ -104,12 +104,12 @@ fn equal_models_are_said_to_be_equal() {
 #[test]
 fn what_cannot_be_compared_is_said() {
     let model = tiny("llama");
-    let said = fails(3, &["compare", &model, &tiny("gpt2"), "the cat sat"]);
+    let said = fails(4, &["compare", &model, &tiny("gpt2"), "the cat sat"]);
     assert!(said.contains("not of one architecture (A is llama, B is gpt2)"), "{said}");
     let said = fails(2, &["compare", &model, &model, "x", "--field", "text"]);
     assert!(said.contains("--field is for prompts of a file"), "{said}");
-    let other = with_config("llama", |config| drop(config.insert("rope_theta".to_owned(), 500.0.into())));
+    let other = with_config("llama", |config| drop(config.insert("rms_norm_eps".to_owned(), 0.5.into())));
     let assert = easyroutine(&["compare", &model, path(&other), "the cat sat"]).assert().success();
     let said = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
-    assert!(said.contains("rope_theta"), "{said}");
+    assert!(said.contains("rms_norm_eps"), "{said}");
 }

@@ -20,6 +20,7 @@
 pub mod app;
 pub mod attention;
 pub mod bars;
+pub mod checkpoints;
 pub mod circuit;
 pub mod colour;
 pub mod drawing;

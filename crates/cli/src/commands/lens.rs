@@ -14,6 +14,7 @@ use easyroutine_view::lens::{
 use crate::args::{Args, Lens, MetricArg, NormArg};
 use crate::failure::Failure;
 use crate::output::{self, DRAWN};
+use crate::progress::Layers;
 use crate::session::{self, Prompt, token_text};
 use crate::{changes, hosted, layers};
 use easyroutine_app::reports;
@@ -49,7 +50,8 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     note_of_layers(lens, &options, arch.layers.len());
     let batch = Batch::new(&[&prompt.encoded.ids])?;
     let edits = changes::of_prompt(&interventions, &session, &prompt, &tokenizer, lens.changes.seed)?;
-    let survey = survey_through(&through, &session.model, &batch, &options, edits, hosted::stop())?;
+    let taps = (edits, Layers::new(&session.model));
+    let survey = survey_through(&through, &session.model, &batch, &options, taps, hosted::stop())?;
     let is_nan = survey.rows.iter().flat_map(|row| &row.readings).any(|r| r.entropy.is_nan());
     output::warn_of_nan(is_nan, !interventions.is_empty());
     let settings = LensSettings {

@@ -32,6 +32,9 @@ fn drawn(
     found: &ModelsCompared<'_>,
     json: &Value,
 ) -> Result<String, Failure> {
+    if format == Format::Html {
+        return Ok(easyroutine_view::checkpoints::html(json)?);
+    }
     let is_overview = table.is_none() && matches!(format, Format::Table | Format::Md | Format::Auto);
     if is_overview {
         return overview(format, found, json);

@@ -104,8 +104,9 @@ impl Pair {
         if a.arch() != b.arch() {
             warnings.push(configs_apart(&a.config, &b.config));
         }
+        let types = types(&a, &b);
         let models = [a.build(options[0])?, b.build(options[1])?];
-        let units = tensors::matched(&models, &names, &checkpoints)?;
+        let units = tensors::matched(&models, types, &names, &checkpoints)?;
         Ok(Pair { models, names, checkpoints, units, warnings })
     }
 
@@ -217,24 +218,26 @@ fn check_sizes(a: &Opened, b: &Opened) -> Result<()> {
             ("ids in the vocabulary", arch.vocabulary),
         ]
     };
-    let apart: Vec<String> = sizes(a)
-        .into_iter()
-        .zip(sizes(b))
-        .filter(|((_, a), (_, b))| a != b)
-        .map(|((what, a), (_, b))| format!("A has {a} {what}, B has {b}"))
-        .collect();
-    let types = [a, b].map(|opened| opened.reading.family.model_type);
-    match (apart.as_slice(), types[0] == types[1]) {
-        ([], _) => Ok(()),
-        (apart, same) => {
-            let types = if same { String::new() } else { format!(" (A is {}, B is {})", types[0], types[1]) };
-            Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("the models are not of one architecture{types}: {}", apart.join("; ")),
-            )
-            .hint("compare two checkpoints of one model: a folder and its GGUF file, two quantisations, a fine-tune"))
-        }
-    }
+    let both = sizes(a).into_iter().zip(sizes(b)).filter(|((_, a), (_, b))| a != b);
+    let apart: Vec<String> = both.map(|((what, a), (_, b))| format!("A has {a} {what}, B has {b}")).collect();
+    if apart.is_empty() { Ok(()) } else { Err(of_two_kinds(types(a, b), &apart)) }
+}
+
+/// `model_type` of both configs.
+fn types(a: &Opened, b: &Opened) -> [&'static str; 2] {
+    [a, b].map(|opened| opened.reading.family.model_type)
+}
+
+/// The error of models that are not comparable, with what differs.
+fn of_two_kinds(types: [&str; 2], apart: &[String]) -> Error {
+    let types = match types {
+        [a, b] if a == b => String::new(),
+        [a, b] => format!(" (A is {a}, B is {b})"),
+    };
+    let message = format!("the models are not of one architecture{types}: {}", apart.join("; "));
+    Error::new(ErrorKind::Unsupported, message).hint(
+        "compare two checkpoints of one model: a folder and its GGUF file, two quantisations, a fine-tune",
+    )
 }
 
 /// What is said of configs that compute different things with the same tensors.

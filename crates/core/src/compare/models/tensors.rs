@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::of_two_kinds;
 use crate::error::{Error, ErrorKind, Result, list};
 use crate::export::merged;
 use crate::model::Model;
@@ -42,14 +43,15 @@ pub struct WeightsApart {
 /// Names what one has alone, and what differs in shape.
 pub(super) fn matched(
     models: &[Model; 2],
+    types: [&str; 2],
     names: &[Names; 2],
     checkpoints: &[Arc<Checkpoint>; 2],
 ) -> Result<Vec<Unit>> {
     let tied = models.each_ref().map(Model::is_tied);
     if tied[0] != tied[1] {
         let (one, other) = if tied[0] { ("A", "B") } else { ("B", "A") };
-        let message = format!("{one} has one matrix as embedding and unembedding, and {other} has two");
-        return Err(Error::new(ErrorKind::Unsupported, message));
+        let apart = format!("{one} has one matrix as embedding and unembedding, and {other} has two");
+        return Err(of_two_kinds(types, &[apart]));
     }
     let [a, b] = [0, 1].map(|side| {
         let used = checkpoints[side].names_used(&names[side]);
@@ -68,8 +70,7 @@ pub(super) fn matched(
     let lacking =
         lacking.map(|(side, names)| format!("{side} alone has {}", list(names))).collect::<Vec<_>>();
     if !lacking.is_empty() {
-        let message = format!("the models are not of one architecture: {}", lacking.join("; "));
-        return Err(Error::new(ErrorKind::Unsupported, message));
+        return Err(of_two_kinds(types, &lacking));
     }
     let mut units: Vec<Unit> = Vec::new();
     let mut of_experts: BTreeMap<String, usize> = BTreeMap::new();

@@ -1,5 +1,7 @@
 //! `compare`: two checkpoints of one architecture, where they part, and which tensors cause it.
 
+mod tables;
+
 use std::sync::atomic::Ordering;
 
 use easyroutine::compare::models::{
@@ -15,16 +17,18 @@ use easyroutine_app::memory::bounded_both;
 use easyroutine_app::reports::{ModelsCompared, model_json};
 
 use self::tables::written;
-use crate::args::{Args, Compare, Finding, PatchArg};
+use crate::args::{Args, Compare, Finding, Format, PatchArg};
 use crate::failure::{Failure, one_line};
-use crate::output::{self, PLAIN};
+use crate::output;
 use crate::progress::{Counted, Rows, interrupted};
 use crate::session;
 
-mod tables;
+/// A table, or everything as JSON or as a page.
+const FORMATS: &[Format] =
+    &[Format::Table, Format::Tsv, Format::Json, Format::Csv, Format::Md, Format::Html, Format::Jsonl];
 
 pub(crate) fn run(args: &Args, compare: &Compare) -> Result<(), Failure> {
-    let targets = output::targets(args, PLAIN)?;
+    let targets = output::targets(args, FORMATS)?;
     let prompts = read(compare)?;
     let findings = [of_a(&compare.loading.finding), compare.loading.finding.clone()];
     let files = [session::find(&compare.a, &findings[0])?, session::find(&compare.b, &findings[1])?];
@@ -34,9 +38,12 @@ pub(crate) fn run(args: &Args, compare: &Compare) -> Result<(), Failure> {
     let options = bounded_both([&opened[0], &opened[1]], compare.loading.options())?;
     let types = opened.each_ref().map(|opened| opened.reading.family.model_type);
     let context = opened.iter().map(|opened: &Opened| opened.arch().context).min().unwrap_or(0);
+    let warned = opened.each_ref().map(|opened| opened.warnings.len() + opened.notes.len());
     let [a, b] = opened;
     let mut pair = Pair::new(a, b, [&options, &options])?;
-    pair.warnings().iter().for_each(|warning| output::note("warning", &one_line(warning)));
+    let of_models = [Side::A, Side::B].into_iter().zip(warned);
+    let of_models = of_models.flat_map(|(side, warned)| &pair.model(side).warnings()[warned..]);
+    of_models.chain(pair.warnings()).for_each(|warning| output::note("warning", &one_line(warning)));
     let examples = examples(compare, prompts, tokenizer.as_ref(), context)?;
     let patched = chosen(compare, &pair)?;
 
