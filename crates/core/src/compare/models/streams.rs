@@ -150,7 +150,7 @@ impl Pair {
     /// Memory holds the activations of some prompts at a time. Results do not depend on how many.
     ///
     /// # Errors
-    /// As [`extract`], for either model; `Interrupted` if it was stopped.
+    /// As [`extract()`], for either model; `Interrupted` if it was stopped.
     pub fn differences(&self, examples: &[Example], options: Options<'_>) -> Result<Differences> {
         self.unchanged(|| self.compared(examples, options))
     }
