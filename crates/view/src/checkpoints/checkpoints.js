@@ -12,6 +12,8 @@
   const name = (layer) => (layer === -1 ? "emb" : String(layer));
   /** Four digits; null is what no finite number is. */
   const short = (x) => (x === null || x === undefined ? "–" : x === 0 ? "0" : Math.abs(x) >= 0.001 && Math.abs(x) < 1000 ? x.toFixed(4) : x.toExponential(2));
+  /** So near to 1 that its distance matters. */
+  const cosine = (x) => (x === null ? "–" : x.toFixed(7));
   const part = (x) => (x === null || x === undefined ? "–" : `${(100 * x).toFixed(1)}%`);
   const text = (token) => pieces(token).map(([shown, sign]) => (sign ? el("span", { class: "sign" }, shown) : shown));
   const most = (values) => values.reduce((a, x) => (Number.isFinite(x) ? Math.max(a, Math.abs(x)) : a), 0);
@@ -41,7 +43,7 @@
     const hasKl = report.layers.some((of) => of.kl !== undefined);
     const [errors, kls] = ["error", "kl"].map((key) => most(report.layers.map((of) => of[key])) || 1);
     const row = (of) => {
-      const cells = [el("td", {}, name(of.layer)), number(short(of.error)), bar(of.error / errors), number(of.cosine === null ? "–" : of.cosine.toFixed(5))];
+      const cells = [el("td", {}, name(of.layer)), number(short(of.error)), bar(of.error / errors), number(cosine(of.cosine))];
       if (hasKl) cells.push(number(short(of.kl)), bar(of.kl / kls), number(of.kl === undefined ? "–" : part(of.top_changed / of.places)));
       if (of.nan > 0) cells.push(number(`${of.nan} NaN`));
       return el("tr", {}, ...cells);
@@ -104,7 +106,7 @@
     const kind = (tensor) => tensor.name.replace(`.${tensor.layer}.`, ".*.").replace(/^.*\*\./, "").replace(/\.weight$/, "");
     const columns = [...new Set(tested.filter((tensor) => tensor.layer >= 0).map(kind))].sort();
     if (columns.length === 0) return;
-    const reach = most(tested.map(share)) || 1;
+    const reach = most(tested.filter((tensor) => tensor.layer >= 0).map(share)) || 1;
     const places = new Map(tested.map((tensor) => [`${tensor.layer} ${kind(tensor)}`, tensor]));
     const levels = [...new Set(tested.filter((tensor) => tensor.layer >= 0).map((tensor) => tensor.layer))].sort((a, b) => b - a);
     const line = (layer) => {
@@ -158,7 +160,7 @@
   function show(place) {
     const [before, token, after] = place.context;
     const row = (of) => {
-      const cells = [el("td", {}, name(of.layer)), number(short(of.error)), number(short(of.cosine))];
+      const cells = [el("td", {}, name(of.layer)), number(short(of.error)), number(cosine(of.cosine))];
       if (of.top) cells.push(number(short(of.kl)), ...of.top.flatMap((top) => [el("td", {}, ...text(top.text)), number(percent(top.p ?? NaN))]));
       const differs = of.top && of.top[0].id !== of.top[1].id;
       return el("tr", differs ? { class: "apart" } : {}, ...cells);
@@ -180,7 +182,7 @@
   at("facts").textContent = [
     `A ${printable(report.a.name)}`,
     `B ${printable(report.b.name)}`,
-    `${report.tokens} tokens of ${report.rows} prompts`,
+    `${report.tokens} tokens of ${report.rows} ${report.rows === 1 ? "prompt" : "prompts"}`,
     ...(report.equal ? ["all tensors are equal"] : []),
   ].join(" · ");
   at("lens").textContent = `Predictions: ${report.lens}`;

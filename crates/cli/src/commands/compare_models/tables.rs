@@ -46,11 +46,10 @@ fn drawn(
 /// The layers, and the first rows of the tables of tensors and of positions.
 fn overview(format: Format, found: &ModelsCompared<'_>, json: &Value) -> Result<String, Failure> {
     let n = found.differences.worst.len();
+    let (tokens, rows) = (found.differences.n_tokens, found.differences.n_rows);
+    let prompts = if rows == 1 { "prompt" } else { "prompts" };
     let mut parts = vec![(
-        format!(
-            "Residual stream of B against A, {} positions of {} prompts",
-            found.differences.n_tokens, found.differences.n_rows
-        ),
+        format!("Residual stream of B against A, {tokens} positions of {rows} {prompts}"),
         of(TableArg::Layers, found),
     )];
     let tensors = of(TableArg::Tensors, found);
