@@ -55,6 +55,25 @@ test("a prompt is typed and every layer's prediction appears", () =>
       await shot(page, "lens");
     }, { ready: "#model" })));
 
+test("the prompt of an address is asked before the server has told of its model", () =>
+  serving(["-m", model], (address) =>
+    open(address, {}, async (page) => {
+      let read;
+      const asked = new Promise((done) => { read = done; });
+      const questions = [];
+      await page.route("**/ask", async (route) => {
+        const { ask, words } = route.request().postDataJSON();
+        questions.push(ask === "run" ? words[0] : ask);
+        if (words?.[0] === "run") read();
+        if (ask === "state") await asked;
+        await route.continue();
+      });
+      await page.goto("about:blank");
+      await page.goto(address + hash({ prompt: PROMPT, views: "next" }));
+      await page.waitForSelector(READY);
+      assert.deepEqual(questions, ["state", "run"], "and asked once");
+    }, { ready: "#model" })));
+
 test("one choice of token, layer and head moves every view, and stands in the address", () =>
   serving(["-m", model], (address) =>
     open(address, { prompt: PROMPT }, async (page) => {
@@ -369,6 +388,27 @@ test("two windows look at different things", () =>
         assert.match(await one.locator("#view-lens .where").textContent(), /position 1/);
       }))));
 
+test("a window is not given the numbers of a model that another window loads", () =>
+  serving(["-m", model], (address) =>
+    open(address, { prompt: PROMPT, views: "next" }, (one) =>
+      open(address, { prompt: PROMPT, views: "next" }, async (other) => {
+        await other.locator(".loader summary").click();
+        await other.locator(".loader input").fill(path.join(model, "../gpt2"));
+        await other.keyboard.press("Enter");
+        await other.locator(".loader .strong").click();
+        await other.waitForFunction(() => document.querySelector("#model b").textContent === "gpt2");
+        await settled(other);
+        assert.equal(await one.locator("#model b").textContent(), "llama");
+        await one.locator("#change").fill("attn_out_1@all=0");
+        await one.keyboard.press("Enter");
+        await one.waitForFunction(() => document.querySelector("#problem").textContent.includes("is no longer loaded"));
+        await settled(one);
+        assert.equal(await one.locator("#model b").textContent(), "gpt2");
+        const [first] = printed("run", "-m", path.join(model, "../gpt2"), "-k", "12", "--intervene", "attn_out_1@all=0", PROMPT).top;
+        const shown = await one.locator("#view-next tbody tr").first().locator(".n").first().textContent();
+        assert.equal(shown, `${(100 * first.probability).toFixed(first.probability < 0.1 ? 2 : 1)}%`);
+      }))));
+
 test("a server that stops is said, and what is shown stays", () =>
   serving(["-m", model], async (address, child) => {
     const context = await browser.newContext();
@@ -407,6 +447,11 @@ test("saved runs are listed, found, looked into, compared and tagged; one that i
         const { runs } = printed("runs", "--base", base, "ls");
         assert.equal(await page.locator(".run").count(), runs.length);
         assert.deepEqual(await page.locator(".names span").allTextContents(), ["saved", "experiment", "name", "model", "tags", "examples", "size"]);
+        // However narrow the page is, each column has room: it scrolls.
+        await page.setViewportSize({ width: 400, height: 900 });
+        const widths = await page.evaluate(() => [...document.querySelectorAll(".names span, .run:first-child span")].map((one) => one.clientWidth));
+        assert.ok(Math.min(...widths) > 40, JSON.stringify(widths));
+        await page.setViewportSize({ width: 1440, height: 1000 });
         // As high as its rows: those of a few runs leave no empty half of a screen.
         assert.ok((await page.locator(".rows").boundingBox()).height < 28 * (runs.length + 2));
         await page.locator(".run").last().click();

@@ -220,6 +220,12 @@ fn a_model_that_does_not_load_is_said_and_another_can_be_loaded() {
     assert_eq!(state["data"]["model"]["name"], "gpt2", "{state}");
     assert!(state["data"]["problem"].is_null());
     assert_eq!(served.run(&["lens", "--", PROMPT], "page")["event"], "result");
+    // Whoever expects the model before it is refused, and is not given the numbers of this one.
+    let expecting = |model: &str| json!({"ask": "run", "words": ["lens", "--", PROMPT], "model": model, "format": "json"});
+    assert_eq!(served.ask(&expecting(&tiny("gpt2"))).0["event"], "result");
+    let answer = served.ask(&expecting(&tiny("llama"))).0;
+    assert_eq!((&answer["event"], &answer["swapped"]), (&json!("error"), &json!(true)), "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("is no longer loaded"), "{answer}");
     // No request leaves the machine.
     let answer = served.ask(&json!({"ask": "load", "model": "org/not-in-the-cache"})).0;
     assert_eq!((&answer["event"], &answer["status"]), (&json!("error"), &json!(3)), "{answer}");

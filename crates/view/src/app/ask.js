@@ -1,4 +1,5 @@
 // Questions to the server. The address of the page carries the token, and paths are relative to it.
+import { prompt } from "./prompt.js";
 
 /** What the server answers in place of a result. */
 export class Refused extends Error {
@@ -45,11 +46,15 @@ export async function ask(question, { hear = () => {}, signal } = {}) {
       const event = JSON.parse(parts.join(""));
       parts = [lines.shift()];
       if (event.event === "result") return event;
+      if (event.swapped) dispatchEvent(new CustomEvent("swapped", { detail: event }));
       if (event.event === "error") throw new Refused(event.message, event.hint);
       hear(event);
     }
   }
 }
 
-/** Runs a command; its answer has `data`, the command as typed, and the same in Python. */
-export const command = (words, options = {}, format = "page") => ask({ ask: "run", words, format }, options);
+/**
+ * Runs a command; its answer has `data`, the command as typed, and the same in Python. It names the model that the page shows:
+ * where another window has loaded another one, the numbers of that would stand under the name of this.
+ */
+export const command = (words, options = {}, format = "page") => ask({ ask: "run", words, format, model: prompt.model?.reference }, options);

@@ -27,13 +27,15 @@ function problem(error) {
 let busy = false;
 async function know() {
   status("waiting for the server");
+  let answer;
   try {
-    const answer = await ask({ ask: "state" }, { hear: (event) => status(event.doing || "waiting for the server") });
-    take(answer.data);
+    answer = await ask({ ask: "state" }, { hear: (event) => status(event.doing || "waiting for the server") });
   } catch (error) {
     status("");
     problem(error);
+    return;
   }
+  await take(answer.data);
 }
 
 function take(data) {
@@ -49,21 +51,33 @@ function take(data) {
   document.title = model ? `${model.name} · easyroutine` : "easyroutine";
   if (model?.notes.length > 0) $("model").append(el("ul", { class: "notes", "aria-label": "Said while the model was loaded" }, model.notes.map(({ kind, text }) => el("li", {}, el("b", {}, kind), " ", text))));
   page();
-  begin();
+  return begin();
 }
+
+// Another window has loaded another model: this one shows it too, and says so.
+addEventListener("swapped", async ({ detail }) => {
+  if (busy) return;
+  busy = true;
+  try {
+    await know();
+    problem({ message: detail.message });
+  } finally {
+    busy = false;
+  }
+});
 
 /** Another model in the place of this one, with what it needs said first. */
 function loader(model) {
   const told = el("p", { class: "hint", role: "status" });
   const name = line("", () => {}, { placeholder: "folder, .gguf file, org/name in the cache", size: "34", "aria-label": "Model to load", onkeydown: (event) => { if (event.key === "Enter") cost(); } });
   const go = button("Load it", load, { hidden: true, class: "strong" });
-  const bytes = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(1)} GB` : `${(n / 1e6).toFixed(0)} MB`);
+  const bytes = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(1)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(0)} MB` : `${(n / 1e3).toFixed(0)} kB`);
   async function cost() {
     go.hidden = true;
     told.textContent = "looking at it";
     try {
       const { data } = await command(["model", "info", "--offline", "--", name.value.trim()]);
-      told.textContent = `${data.parameters.toLocaleString("en")} parameters, ${bytes(data.weights_f32_bytes)} in f32 or ${bytes(data.weights_bf16_bytes)} in bf16${model ? `; ${model.name} leaves the memory` : ""}`;
+      told.textContent = `${data.parameters.toLocaleString("en")} parameters; the weights take ${bytes(data.weights_f32_bytes)}, or ${bytes(data.weights_bf16_bytes)} with --dtype bf16${model ? `; ${model.name} leaves the memory` : ""}`;
       go.hidden = false;
     } catch (error) {
       told.textContent = `${error.message}${error.hint ? `; ${error.hint}` : ""}`;
@@ -155,6 +169,15 @@ function showEmpty() {
   board.hidden = !empty.hidden;
 }
 
+/** Asks for the tokens of the prompt and the likeliest next ones. */
+function readPrompt() {
+  const [abort, words] = [new AbortController(), ["run", "-k", "12", "--", state.prompt]];
+  const hear = (event) => { if (event.event === "waiting" && event.ahead > 0) status(`waiting: ${event.ahead} ahead, ${event.doing}`); };
+  return { prompt: state.prompt, abort, words, answer: command(words, { signal: abort.signal, hear }) };
+}
+
+/** Asked at once, beside what the server holds: it has both answers while the page is still being built. */
+let early = null;
 let begun = null;
 /** Reads the prompt first, since every view speaks of its tokens; then all that are shown ask for themselves. */
 async function begin() {
@@ -162,14 +185,18 @@ async function begin() {
   for (const panel of panels) panel.stop();
   tokensLine.draw();
   showEmpty();
+  // What was asked of no model has no answer that counts.
+  if (!prompt.model) early = null;
   if (!prompt.model || pages[state.page] || state.prompt === "") return;
-  begun = new AbortController();
-  const { signal } = begun;
-  const words = ["run", "-k", "12", "--", state.prompt];
+  const reading = early?.prompt === state.prompt ? early : readPrompt();
+  if (early !== reading) early?.abort.abort();
+  early = null;
+  begun = reading.abort;
+  const { words, abort: { signal } } = reading;
   status("reading the prompt");
   const slow = setTimeout(() => { cancel.hidden = false; }, 250);
   try {
-    const answer = await command(words, { signal, hear: (event) => { if (event.event === "waiting" && event.ahead > 0) status(`waiting: ${event.ahead} ahead, ${event.doing}`); } });
+    const answer = await reading.answer;
     Object.assign(prompt, { first: { words, answer }, tokens: answer.data.tokens, top: answer.data.top });
     problem(null);
     status("");
@@ -251,4 +278,10 @@ text.value = state.prompt;
 theme();
 page();
 drawChanges();
-know();
+const known = know();
+if (state.prompt !== "" && !pages[state.page]) {
+  early = readPrompt();
+  // Without a model nobody waits for it.
+  early.answer.catch(() => {});
+}
+await known;

@@ -174,7 +174,27 @@ impl Desk {
         Ok(self.state())
     }
 
+    /// The refusal of a question that expects another model: one window may load a model while a second one still shows
+    /// the last.
+    fn swapped(&self, question: &Value) -> Option<Value> {
+        let expected = question["model"].as_str()?;
+        let loaded = self.held.as_ref().map(|held| held.reference.as_str());
+        if loaded == Some(expected) {
+            return None;
+        }
+        let what =
+            loaded.map_or("no model is in memory".to_owned(), |name| format!("`{name}` is in memory now"));
+        let failure = Failure::usage(format!("`{expected}` is no longer loaded: {what}"))
+            .hint("load it again, or ask the model that is loaded");
+        let mut event = failure_json(&failure, loaded);
+        event["swapped"] = json!(true);
+        Some(event)
+    }
+
     fn run(&mut self, question: &Value, reply: &Reply) -> Result<Value, Failure> {
+        if let Some(refusal) = self.swapped(question) {
+            return Ok(refusal);
+        }
         let (format, is_page) = format(question)?;
         let with = self.held.as_ref().map(|held| With { reference: &held.reference, loading: &held.loading });
         let Asked { args, words } = asked::read(question, format, with, self.base.as_deref())?;
