@@ -6,6 +6,9 @@ use crate::common;
 #[path = "common/bucket.rs"]
 mod bucket;
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+
 use assert_cmd::Command;
 use bucket::{Conditions, serve};
 use common::{easyroutine, tiny};
@@ -100,4 +103,26 @@ fn a_bucket_that_can_keep_no_promise_is_refused() {
     assert!(message.contains("hint: the storage must keep to `If-None-Match: *`"), "{message}");
     let message = refused("localhost:9000", 2);
     assert!(message.contains("AWS_ENDPOINT_URL: `localhost:9000` is not a URL"), "{message}");
+}
+
+#[test]
+fn a_bucket_without_rights_says_which_account_needs_which() {
+    // A server that knows the account and lets it do nothing.
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", server.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for connection in server.incoming() {
+            let mut connection = connection.unwrap();
+            let mut request = BufReader::new(connection.try_clone().unwrap()).lines();
+            while request.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let _ = connection
+                .write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    let model = tiny("llama");
+    for words in [vec!["runs", "-b", STORE, "ls"], extract(&model, &[])] {
+        let output = program(&address, &words).assert().code(1).get_output().stderr.clone();
+        let said = String::from_utf8(output).unwrap();
+        assert!(said.contains("403") && said.contains("needs the rights to list, read, write"), "{said}");
+    }
 }

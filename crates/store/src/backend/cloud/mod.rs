@@ -34,6 +34,8 @@ const CLAIMED: &str = ".claimed";
 const METADATA_SERVER: &str = "169.254.169.254";
 /// Where a client's settings come from, for errors.
 const VARIABLES: &str = "say how in the provider's variables: AWS_*, GOOGLE_* or AZURE_*";
+/// The hint after a refusal.
+const RIGHTS: &str = "the account in the provider's variables (AWS_*, GOOGLE_* or AZURE_*) needs the rights to list, read, write and delete here";
 /// Retries after a concurrent change.
 const MOST_TRIES: u32 = 200;
 /// Concurrent requests.
@@ -99,7 +101,12 @@ impl Cloud {
         );
         let said = one_line(&error);
         let error = Error::new(kind, format!("{}: cannot {action}: {said}", self.show(path)));
-        if is_refused || said.contains(METADATA_SERVER) { error.hint(VARIABLES) } else { error }
+        match is_refused {
+            // The account of the machine itself was asked for, since the variables name none.
+            _ if said.contains(METADATA_SERVER) => error.hint(VARIABLES),
+            true => error.hint(RIGHTS),
+            false => error,
+        }
     }
 
     /// Waits for work on the runtime. Not `block_on`: the caller may be a task of another runtime.
