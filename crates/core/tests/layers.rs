@@ -6,11 +6,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::common::{assert_same_bits, cases, fixtures, folder, those_of, tiny};
+use easyroutine::attribution::attribution_patching;
 use easyroutine::cache::{ActivationCache, Examples, Numbers, RunningMean};
 use easyroutine::edit::{Edits, Intervention, Reference};
 use easyroutine::extract::{Collect, End, Example, Extraction, Options, Sink, extract};
 use easyroutine::generate::{GenerateOptions, Sampling, generate};
+use easyroutine::gradients::Rule;
 use easyroutine::load::{LoadOptions, load, open};
+use easyroutine::patching::Metric;
 use easyroutine::positions::{Context, Row};
 use easyroutine::request::Request;
 use easyroutine::sites::Point;
@@ -94,6 +97,45 @@ fn one_layer_at_a_time_gives_the_same_bits() {
         assert!(both(&whole) == both(&bounded), "{case}: also in f64");
     }
     assert!(n_run > 40, "{n_run} of the tiny models could run layer by layer");
+}
+
+/// A model in memory keeps records of its blocks for the way back; layer by layer, each block runs a second time.
+#[test]
+fn gradients_of_blocks_that_run_again_have_the_same_bits() {
+    let (target, base) = (vec![5, 90, 17, 200, 31, 8, 64], vec![44, 3, 121, 9, 77, 150, 21]);
+    let (target, base) = ([Row::of(0, &target)], [Row::of(0, &base)]);
+    let metric = [Metric::LogitDiff { answer: 7, against: 100 }];
+    let mut n_run = 0;
+    for case in cases("tiny") {
+        let (whole, Some(bounded)) = (tiny(&case), by_layer(&case)) else { continue };
+        if whole.unembedding().is_err() {
+            continue;
+        }
+        n_run += 1;
+        for keys in ["resid_in_*,z_L*,mlp_hidden_*,pattern_L1H*,head_keys_L0H*,mixer_out_*", "resid_out_1"] {
+            let asked = request(&those_of(&whole, keys), "all");
+            let scores = |model: &Model| {
+                let (context, stop) = (Context::default(), Stop::Never);
+                let found = attribution_patching(
+                    model,
+                    &base,
+                    &target,
+                    &asked,
+                    &metric,
+                    Rule::Gradient,
+                    context,
+                    stop,
+                )
+                .unwrap();
+                let scores = found.scores.into_iter().flat_map(|(_, kept)| kept.values().to_vec());
+                (scores.collect::<Vec<_>>(), found.target)
+            };
+            let (ours, theirs) = (scores(&bounded), scores(&whole));
+            assert_same_bits(format!("{case}, {keys}"), &ours.0, &theirs.0);
+            assert_eq!(ours.1, theirs.1, "{case}");
+        }
+    }
+    assert!(n_run > 40, "{n_run}");
 }
 
 #[test]

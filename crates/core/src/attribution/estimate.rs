@@ -11,11 +11,10 @@ use std::ops::Range;
 use easyroutine_sites::{Point, Site};
 
 use super::{Check, CheckedCell, difference, largest, log_probabilities};
-use crate::batch::Batch;
 use crate::cache::{ActivationCache, Key};
 use crate::edit::Edits;
 use crate::error::{Error, Result};
-use crate::gradients::{Output, Rule, gradients};
+use crate::gradients::{self, Output, Rule};
 use crate::model::Model;
 use crate::patching::{By, Exact, Grid, Metric, Plan, Sweep, last_logits, set};
 use crate::positions::{Context, Row, Specifier};
@@ -44,7 +43,7 @@ pub struct Estimate {
 /// those runs done and in total.
 ///
 /// # Errors
-/// As [`sweep`](crate::patching::sweep) and [`gradients`], for example if a metric has no gradient, or the model is in
+/// As [`sweep`](crate::patching::sweep) and [`gradients`](gradients::gradients), for example if a metric has no gradient, or the model is in
 /// bf16 or has a step without a backward rule. Also for KL to the unchanged run, whose gradient is zero there, for a
 /// check of no cells, and if an estimate is not finite.
 pub fn estimate(
@@ -186,9 +185,10 @@ impl Slopes {
         let target = (metric == Metric::Kl).then(|| vec![log_probabilities(base.unwrap_or(present))]);
         let output = Output::Metric { metrics: &[metric], target: target.as_deref() };
         let context = Context::default();
-        let found = gradients(model, &rows, &request, output, rule, &mut Edits::default(), context, stop)?;
-        let values = request.run_until(model, &Batch::new(&[row])?, &rows, context, (), stop)?;
-        Ok(Slopes { values, gradients: found.cache, factor })
+        let mut edits = Edits::default();
+        let found =
+            gradients::run(model, &rows, &request, Some(&request), output, rule, &mut edits, context, stop)?;
+        Ok(Slopes { values: found.values, gradients: found.gradients.cache, factor })
     }
 
     fn width(&self, point: Point) -> usize {

@@ -9,6 +9,8 @@ pub mod edges;
 mod estimate;
 mod integrated;
 mod scores;
+mod summed;
+mod sums;
 
 use crate::logits::log_sum_exp;
 
@@ -16,6 +18,8 @@ pub use check::{Check, CheckedCell, correlation, rank_correlation};
 pub use estimate::{Estimate, Estimating, estimate};
 pub use integrated::{Baseline, Integrated, Quadrature, integrated_gradients};
 pub use scores::{Attribution, Cell, attribution_patching, check_largest};
+pub use summed::Summed;
+pub use sums::AttributionSums;
 
 /// The indices of the largest absolute values, largest first, ties to the lower index.
 pub(crate) fn largest(values: &[f64], most: usize) -> Vec<usize> {

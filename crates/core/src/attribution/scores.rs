@@ -7,11 +7,12 @@ use crate::batch::Batch;
 use crate::cache::{ActivationCache, Kept, Key, RunningMean};
 use crate::edit::{Edits, Intervention, Operation, Part, Softmax, Tensor, check_access};
 use crate::error::{Error, Result};
-use crate::gradients::{Output, Rule, gradients};
+use crate::gradients::{self, Output, Rule};
+use crate::logits::LastLogits;
 use crate::model::Model;
 use crate::patching::{Metric, last_logits};
 use crate::positions::{Context, Row, Selection, Specifier};
-use crate::request::Request;
+use crate::request::{Request, Tokens};
 use crate::stop::Stop;
 
 /// The first-order effect of every activation of a request on a metric.
@@ -32,6 +33,8 @@ pub struct Attribution {
     metrics: Vec<Metric>,
     /// Logits of the last token of each row of the base.
     base_logits: Vec<Vec<f32>>,
+    /// The same of the target; `None` if the metric does not read them.
+    target_logits: Vec<Option<Vec<f32>>>,
     base_values: ActivationCache,
     target_values: ActivationCache,
 }
@@ -56,7 +59,7 @@ pub struct Cell {
 /// the reverse is noising.
 ///
 /// # Errors
-/// As [`gradients`]. Also if base and target differ in number or length of rows, for [`Metric::NormalisedLogitDiff`],
+/// As [`gradients`](gradients::gradients). Also if base and target differ in number or length of rows, for [`Metric::NormalisedLogitDiff`],
 /// which only rescales another metric, and if an activation is not finite.
 #[expect(clippy::too_many_arguments, reason = "each is asked for in another place")]
 pub fn attribution_patching(
@@ -70,28 +73,25 @@ pub fn attribution_patching(
     stop: Stop<'_>,
 ) -> Result<Attribution> {
     as_long(base, target)?;
-    let base_logits = last_logits(model, base, ())?;
+    let tokens = request.tokens(target, context)?;
+    let (base_values, base_logits) = of_base(model, base, request, tokens.clone(), stop)?;
     let reference = metrics
         .contains(&Metric::Kl)
         .then(|| base_logits.iter().map(|row| log_probabilities(row)).collect::<Vec<_>>());
     let output = Output::Metric { metrics, target: reference.as_deref() };
-    let found = gradients(model, target, request, output, rule, &mut Edits::default(), context, stop)?;
-    let tokens = request.tokens(target, context)?;
-    let selection = tokens.columns.clone();
-    let run = |rows: &[Row<'_>]| -> Result<ActivationCache> {
-        let batch = Batch::new(&rows.iter().map(|row| row.ids).collect::<Vec<_>>())?;
-        let mut capture = request.capture(model.arch(), tokens.clone(), RunningMean::default())?;
-        model.forward_until(&batch, &mut capture, stop)?;
-        Ok(capture.finish(&batch))
-    };
-    let (base_values, target_values) = (run(base)?, run(target)?);
+    let mut edits = Edits::default();
+    let found =
+        gradients::run(model, target, request, Some(request), output, rule, &mut edits, context, stop)?;
+    let (gradients, target_values) = (found.gradients, found.values);
+    let selection = tokens.columns;
+    let target_logits = found.last_logits;
     let mut scores = Vec::new();
     for point in request.points(model.arch())? {
         let of = |cache: &ActivationCache, key: Key| {
             cache.get(key).cloned().ok_or_else(|| Error::input(format!("`{point}` was not reached")))
         };
         let (base, target) = (of(&base_values, Key::Point(point))?, of(&target_values, Key::Point(point))?);
-        let kept = scored(model, point, &base, &target, &of(&found.cache, Key::Gradient(point))?);
+        let kept = scored(model, point, &base, &target, &of(&gradients.cache, Key::Gradient(point))?);
         if kept.values().iter().any(|x| !x.is_finite()) {
             return Err(Error::input(format!("the score of `{point}` is not finite"))
                 .hint("an activation of one of the two runs is not finite"));
@@ -105,8 +105,34 @@ pub fn attribution_patching(
         false => base_logits.iter().enumerate().map(|(row, logits)| measured(row, logits)).collect(),
     };
     let metrics = (0..target.len()).map(of).collect();
-    let target = found.values;
-    Ok(Attribution { scores, target, base, selection, metrics, base_logits, base_values, target_values })
+    let target = gradients.values;
+    Ok(Attribution {
+        scores,
+        target,
+        base,
+        selection,
+        metrics,
+        base_logits,
+        target_logits,
+        base_values,
+        target_values,
+    })
+}
+
+/// What the base has at the target's positions, and the logits of its last tokens.
+fn of_base(
+    model: &Model,
+    base: &[Row<'_>],
+    request: &Request,
+    tokens: Tokens,
+    stop: Stop<'_>,
+) -> Result<(ActivationCache, Vec<Vec<f32>>)> {
+    let batch = Batch::new(&base.iter().map(|row| row.ids).collect::<Vec<_>>())?;
+    let capture = request.capture(model.arch(), tokens, RunningMean::default())?;
+    let mut taps = (capture, LastLogits::of(0..base.len()));
+    model.forward_until(&batch, &mut taps, stop)?;
+    let (capture, last) = taps;
+    Ok((capture.finish(&batch), last.logits.into_iter().flatten().collect()))
 }
 
 /// # Errors
@@ -208,8 +234,8 @@ pub fn check_largest(
         }
     }
     let own = Row { number: 0, ..*target };
-    let present = last_logits(model, &[own], ())?.pop().unwrap_or_default();
-    let measured = metric.against(&present, Some(&attribution.base_logits[row]))?;
+    let present = attribution.target_logits[row].as_deref().unwrap_or_default();
+    let measured = metric.against(present, Some(&attribution.base_logits[row]))?;
     progress(0, cells.len())?;
     let mut checked = Vec::with_capacity(cells.len());
     for (done, cell) in cells.iter().enumerate() {
@@ -221,7 +247,7 @@ pub fn check_largest(
             column: cell.position,
             part: cell.part,
             estimate: cell.value,
-            exact: measured.of(&logits) - measured.of(&present),
+            exact: measured.of(&logits) - measured.of(present),
         });
         progress(done + 1, cells.len())?;
     }

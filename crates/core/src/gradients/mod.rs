@@ -17,7 +17,7 @@ use crate::patching::Metric;
 use crate::positions::{Context, Row};
 use crate::request::Request;
 use crate::stop::Stop;
-use crate::tap::Reversible;
+use crate::tap::{Reversible, Tap};
 use objective::Measured;
 pub use seed::Seed;
 use seed::Seeds;
@@ -70,6 +70,31 @@ pub fn gradients(
     context: Context<'_>,
     stop: Stop<'_>,
 ) -> Result<Gradients> {
+    run(model, rows, request, None, output, rule, edits, context, stop).map(|run| run.gradients)
+}
+
+/// Gradients, and what their forward run computed on its way.
+pub(crate) struct GradientRun {
+    pub(crate) gradients: Gradients,
+    /// Values of a second request, under the edits.
+    pub(crate) values: ActivationCache,
+    /// Logits of the last token of each row; `None` if the output does not read them.
+    pub(crate) last_logits: Vec<Option<Vec<f32>>>,
+}
+
+/// [`gradients`], with the values that the forward run has at the places and positions of `values`.
+#[expect(clippy::too_many_arguments, reason = "each is asked for in another place")]
+pub(crate) fn run(
+    model: &Model,
+    rows: &[Row<'_>],
+    request: &Request,
+    values: Option<&Request>,
+    output: Output<'_>,
+    rule: Rule,
+    edits: &mut dyn Reversible,
+    context: Context<'_>,
+    stop: Stop<'_>,
+) -> Result<GradientRun> {
     let points = request.points(model.arch())?;
     if points.is_empty() {
         return Err(Error::input("no activation is requested, so there is nothing to differentiate by"));
@@ -87,6 +112,18 @@ pub fn gradients(
     let batch = Batch::new(&rows.iter().map(|row| row.ids).collect::<Vec<_>>())?;
     let tokens = request.tokens(rows, context)?;
     let mut capture = request.capture(model.arch(), tokens, RunningMean::default())?;
+    // What stands behind the blocks is computed for some tokens alone, and some of them at a time.
+    let is_beyond = |values: &&Request| -> Result<bool> {
+        let points = values.points(model.arch())?;
+        Ok(points.iter().any(|point| {
+            point.layer().is_none() && !matches!(point.site(), Site::InputIds | Site::InputEmbeddings)
+        }))
+    };
+    let is_beyond = values.as_ref().map_or(Ok(false), is_beyond)?;
+    let mut of_values = values
+        .filter(|_| !is_beyond)
+        .map(|values| values.capture(model.arch(), values.tokens(rows, context)?, RunningMean::default()))
+        .transpose()?;
     let mut measured;
     let mut seeds;
     let start = match output {
@@ -101,11 +138,12 @@ pub fn gradients(
             Start::Vectors(&mut seeds)
         }
     };
-    let mut reverse = Reverse { start, edits, receiver: &mut capture, rule, stop };
+    let tap = of_values.as_mut().map(|values| values as &mut dyn Tap);
+    let mut reverse = Reverse { start, edits, values: tap, receiver: &mut capture, rule, stop };
     model.reverse(&batch, &mut reverse)?;
-    let values = measured.values().to_vec();
-    if let Some(row) = values.iter().position(|value| !value.is_finite()) {
-        return Err(not_finite(format!("the metric of row {row} is {}", values[row])));
+    let (metrics, last_logits) = measured.finish();
+    if let Some(row) = metrics.iter().position(|value| !value.is_finite()) {
+        return Err(not_finite(format!("the metric of row {row} is {}", metrics[row])));
     }
     let mut cache = capture.finish(&batch);
     let points: Vec<Point> = cache.keys().filter_map(Key::point).collect();
@@ -116,7 +154,12 @@ pub fn gradients(
     if let Some((key, _)) = cache.iter().find(|(_, kept)| kept.values().iter().any(|x| !x.is_finite())) {
         return Err(not_finite(format!("`{key}` is not finite")));
     }
-    Ok(Gradients { cache, values })
+    let values = match (of_values, values) {
+        (Some(kept), _) => kept.finish(&batch),
+        (None, Some(values)) => values.run_until(model, &batch, rows, context, edits, stop)?,
+        (None, None) => ActivationCache::default(),
+    };
+    Ok(GradientRun { gradients: Gradients { cache, values: metrics }, values, last_logits })
 }
 
 /// Why a place has no gradient.

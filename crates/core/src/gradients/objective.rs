@@ -12,6 +12,8 @@ use crate::patching::Metric;
 pub(super) struct Measured<'a> {
     rows: Vec<MeasuredRow<'a>>,
     values: Vec<f64>,
+    /// Logits of the last token of each row, if the metric reads them.
+    last: Vec<Option<Vec<f32>>>,
     cpu: Option<&'a Cpu>,
 }
 
@@ -54,12 +56,12 @@ impl<'a> Measured<'a> {
             Ok(MeasuredRow { metric, target, span, ids })
         };
         let rows = (0..n_rows).map(row).collect::<Result<Vec<_>>>()?;
-        Ok(Measured { rows, values: vec![0.0; n_rows], cpu: Some(model.cpu()) })
+        Ok(Measured { rows, values: vec![0.0; n_rows], last: vec![None; n_rows], cpu: Some(model.cpu()) })
     }
 
-    /// The metric of each row, after the run.
-    pub(super) fn values(&self) -> &[f64] {
-        &self.values
+    /// The metric of each row and the logits of its last token, after the run.
+    pub(super) fn finish(self) -> (Vec<f64>, Vec<Option<Vec<f32>>>) {
+        (self.values, self.last)
     }
 }
 
@@ -117,6 +119,9 @@ impl Objective for Measured<'_> {
             return Ok(());
         };
         let row = &self.rows[number];
+        if token + 1 == row.span.end {
+            self.last[number] = Some(logits.to_vec());
+        }
         let next = row.ids.get(token + 1 - row.span.start).copied();
         self.values[number] += match row.metric {
             Metric::LogitDiff { answer, against } => {

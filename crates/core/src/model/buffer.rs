@@ -34,6 +34,11 @@ impl Buffer {
         }
     }
 
+    /// How many values it holds.
+    pub(crate) fn size(&self) -> usize {
+        self.tokens * self.columns
+    }
+
     pub(crate) fn rows(&self) -> Rows<'_> {
         Rows::new(&self.values[..self.tokens * self.stride], self.tokens, self.columns, self.stride)
     }

@@ -122,6 +122,11 @@ impl Regs {
         Regs(self.0 & !other.0)
     }
 
+    /// All registers with one row per token that are not in the set.
+    pub(crate) fn others(self) -> impl Iterator<Item = usize> {
+        (0..MATRICES).filter(move |i| self.0 & (1 << i) == 0)
+    }
+
     pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
         (0..MATRICES).filter(move |i| self.0 & (1 << i) != 0)
     }

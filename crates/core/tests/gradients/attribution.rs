@@ -1,8 +1,9 @@
 //! Attribution patching and integrated gradients compared with references computed in f64.
 
+use easyroutine::arch::State;
 use easyroutine::attribution::{
-    Attribution, Baseline, Estimating, Quadrature, attribution_patching, check_largest, estimate,
-    integrated_gradients,
+    Attribution, AttributionSums, Baseline, Estimating, Quadrature, attribution_patching, check_largest,
+    estimate, integrated_gradients,
 };
 use easyroutine::gradients::Rule;
 use easyroutine::patching::{Along, By, Metric, Sweep, sweep};
@@ -12,7 +13,7 @@ use easyroutine::sites::Site;
 use easyroutine::{Model, Stop};
 
 use super::pairs::{Case, case};
-use crate::common::{assert_same_bits, fixtures, relative_error, tensors_of};
+use crate::common::{assert_same_bits, cases, fixtures, relative_error, tensors_of, tiny};
 
 const AGREEMENT: f64 = 1e-4;
 
@@ -322,6 +323,74 @@ fn what_is_missing_falls_with_the_number_of_steps() {
     };
     let (few, many) = (missing(2), missing(24));
     assert!(many < 1e-2 * few && many < 5e-3, "{few} {many}");
+}
+
+/// Completeness on recurrences. The choice of experts jumps, so models with experts have no such law. A delta rule norms its
+/// keys, and turns so sharply where one passes near zero that no fixed points sum its gradients.
+#[test]
+fn integrated_gradients_of_recurrences_are_complete() {
+    /// What 1,024 points may miss: this share of the metric's difference, and this much of any.
+    const MISSING: (f64, f64) = (1e-3, 1e-3);
+    let (ids, base) = (vec![5, 90, 17, 200], vec![44, 3, 121, 9]);
+    let (ids, base) = ([Row::of(0, &ids)], [Row::of(0, &base)]);
+    let mut n_models = 0;
+    for name in cases("tiny") {
+        let model = tiny(&name);
+        let layers = &model.arch().layers;
+        let states: Vec<State> = layers.iter().filter_map(|layer| Some(layer.recurrence?.state)).collect();
+        let has_delta = states.iter().any(|state| matches!(state, State::Delta { .. }));
+        if states.is_empty()
+            || has_delta
+            || model.arch().points().any(|point| point.site() == Site::RouterLogits)
+        {
+            continue;
+        }
+        n_models += 1;
+        let found = integrated_gradients(
+            &model,
+            &ids,
+            Baseline::Rows(&base),
+            &[Metric::LogitDiff { answer: 7, against: 100 }],
+            None,
+            Quadrature::GaussLegendre,
+            1024,
+            Stop::Never,
+            |_, _| Ok(()),
+        )
+        .unwrap();
+        let allowed = MISSING.0 * (found.values[0] - found.baselines[0]).abs() + MISSING.1;
+        assert!(found.missing[0].abs() <= allowed, "{name}: {} of {allowed}", found.missing[0]);
+    }
+    assert!(n_models > 5, "{n_models} models");
+}
+
+#[test]
+fn sums_of_pairs_are_read_as_they_were_written() {
+    let case = case("llama");
+    let pair = |row: usize| {
+        let (clean, corrupt) = ([case.clean[row].clone()], [case.corrupt[row].clone()]);
+        let keys = "z_L*,resid_in_1,pattern_L0H1";
+        scores(&case.model, &clean, &corrupt, keys, &case.metrics[row..=row], Rule::Gradient)
+    };
+    let add = |sums: &mut AttributionSums, row: usize| {
+        let (ids, metric) = ([&case.clean[row][..], &case.corrupt[row][..]], case.metrics[row]);
+        if !sums.has(ids, metric).unwrap() {
+            sums.add(ids, metric, &pair(row));
+        }
+    };
+    let (mut whole, mut first) = (AttributionSums::default(), AttributionSums::default());
+    add(&mut whole, 0);
+    add(&mut whole, 1);
+    add(&mut first, 0);
+    let origin = serde_json::json!({"rule": "gradient"});
+    let file = tempfile::NamedTempFile::new().unwrap();
+    first.write(&origin, &mut file.as_file()).unwrap();
+    let mut resumed = AttributionSums::read(file.path(), &origin).unwrap();
+    (0..2).for_each(|row| add(&mut resumed, row));
+    assert_eq!((resumed.means(), resumed.metrics()), (whole.means(), whole.metrics()));
+    assert_eq!(whole.summed().pairs(), 2);
+    let other = AttributionSums::read(file.path(), &serde_json::json!({"rule": "relp"})).unwrap_err();
+    assert!(other.to_string().contains("other activations, positions, metric or rule"), "{other}");
 }
 
 #[test]

@@ -9,21 +9,20 @@ use std::sync::OnceLock;
 use easyroutine_kernels::{Rows, RowsMut};
 
 use super::graph::{Graph, Input, Reader};
-use super::run::ends;
 use super::slices::{LayerSlices, Slices, writers};
 use crate::attribution::log_probabilities;
 use crate::cache::{ActivationCache, Kept};
 use crate::edit::{Edits, Intervention, Operation, Part, Tensor};
 use crate::error::{Error, ErrorKind, Result};
-use crate::gradients::{Output, Rule, gradients};
+use crate::gradients::{self, Output, Rule};
 use crate::model::{Model, Readers};
-use crate::patching::{Metric, last_logits};
+use crate::patching::Metric;
 use crate::positions::{Context, Row, Specifier};
 use crate::request::Request;
 use crate::stop::Stop;
 
-/// Tokens run at a time.
-const TOKENS: usize = 2048;
+/// Tokens run at a time, so that the backward pass has room for records of all blocks.
+const TOKENS: usize = 256;
 
 /// The runs at which gradients are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +92,7 @@ impl<'a> EdgeScorer<'a> {
     /// The scores of a pair of prompts of equal length.
     ///
     /// # Errors
-    /// As [`gradients`], and if the prompts differ in length, parts do not add up to the stream in these runs, or a
+    /// As [`gradients`](gradients::gradients), and if the prompts differ in length, parts do not add up to the stream in these runs, or a
     /// score is not finite.
     pub fn score(
         &self,
@@ -112,14 +111,14 @@ impl<'a> EdgeScorer<'a> {
             .hint("edges compare the same positions of both: give prompts of one length"));
         }
         let of_clean = writers(model, graph, clean, stop)?;
-        let differences = writers(model, graph, corrupted, stop)?.less(&of_clean);
+        let of_corrupted = writers(model, graph, corrupted, stop)?;
+        let ends = [
+            metric.of(&of_clean.logits, &of_clean.logits, None)?,
+            metric.of(&of_corrupted.logits, &of_clean.logits, None)?,
+        ];
+        let differences = of_corrupted.less(&of_clean);
         differences.check_sum(&of_clean)?;
-        let target = match metric {
-            Metric::Kl => {
-                last_logits(model, &[Row::of(0, clean)], ())?.pop().map(|logits| log_probabilities(&logits))
-            }
-            _ => None,
-        };
+        let target = (metric == Metric::Kl).then(|| log_probabilities(&of_clean.logits));
         let pair = Pair { scorer: self, clean, metric, target, stop };
         let size = clean.len() * graph.d_model;
         let mut scores = vec![0.0; graph.n_writers() * graph.n_readers()];
@@ -153,7 +152,7 @@ impl<'a> EdgeScorer<'a> {
             ))
             .hint("weights or the prompts overflow f32 in these runs"));
         }
-        let [clean, corrupted] = ends(model, clean, corrupted, metric)?;
+        let [clean, corrupted] = ends;
         Ok(PairScores { scores, clean, corrupted })
     }
 }
@@ -200,18 +199,26 @@ impl Pair<'_> {
         )?;
         let target: Option<Vec<Vec<f32>>> = self.target.as_ref().map(|row| vec![row.clone(); n]);
         let output = Output::Metric { metrics: &[self.metric], target: target.as_deref() };
-        let found = gradients(model, &rows, &request, output, *rule, &mut edits, context, self.stop)?;
         let streams = if graph.parallel.iter().all(|parallel| *parallel) { "" } else { ",resid_mid_*" };
-        let request = Request::parse(&format!("resid_in_*{streams}"), "all")?;
-        let batch = crate::batch::Batch::new(&rows.iter().map(|row| row.ids).collect::<Vec<_>>())?;
-        let values = request.run_until(model, &batch, &rows, context, edits, self.stop)?;
-        let at =
-            Layer { scorer: self.scorer, gradients: &found.cache, values: &values, weights: run.weights };
+        let streams = Request::parse(&format!("resid_in_*{streams}"), "all")?;
+        let found = gradients::run(
+            model,
+            &rows,
+            &request,
+            Some(&streams),
+            output,
+            *rule,
+            &mut edits,
+            context,
+            self.stop,
+        )?;
+        let gradients = &found.gradients.cache;
+        let at = Layer { scorer: self.scorer, gradients, values: &found.values, weights: run.weights };
         for layer in 0..graph.n_layers {
             let readers = at.readers(layer, &slices.layers[layer])?;
             self.multiply(&readers, differences, size, scores);
         }
-        let whole = kept(&found.cache, format!("resid_out_{last}_gradients"))?;
+        let whole = kept(gradients, format!("resid_out_{last}_gradients"))?;
         let g = averaged(
             Rows::dense(whole.values(), whole.values().len() / graph.d_model, graph.d_model),
             run.weights,

@@ -8,7 +8,9 @@ use easyroutine_sites::{Point, Site};
 
 use super::graph::{Graph, Input, Writer};
 use crate::batch::Batch;
+use crate::cache::RunningMean;
 use crate::error::{Error, ErrorKind, Result};
+use crate::logits::LastLogits;
 use crate::model::{Model, Readers};
 use crate::positions::{Context, Row};
 use crate::request::Request;
@@ -111,7 +113,8 @@ impl Slices {
     }
 }
 
-/// What every writer adds to the stream in a run, and the stream that the additions sum to, up to constants.
+/// What every writer adds to the stream in a run, and the stream that the additions sum to, up to constants. With the run's
+/// last logits.
 #[derive(Debug)]
 pub(super) struct Written {
     /// # Shapes
@@ -120,6 +123,9 @@ pub(super) struct Written {
     /// # Shapes
     /// Tokens by `d_model`.
     last: Vec<f32>,
+    /// # Shapes
+    /// V.
+    pub(super) logits: Vec<f32>,
 }
 
 /// Runs a prompt.
@@ -128,7 +134,12 @@ pub(super) fn writers(model: &Model, graph: &Graph, ids: &[u32], stop: Stop<'_>)
     let keys = format!("input_embeddings,head_out_L*H*,mlp_out_*,resid_out_{last}");
     let request = Request::parse(&keys, "all")?;
     let batch = Batch::new(&[ids])?;
-    let cache = request.run_until(model, &batch, &[Row::of(0, ids)], Context::default(), (), stop)?;
+    let tokens = request.tokens(&[Row::of(0, ids)], Context::default())?;
+    let capture = request.capture(model.arch(), tokens, RunningMean::default())?;
+    let mut taps = (capture, LastLogits::of(0..1));
+    model.forward_until(&batch, &mut taps, stop)?;
+    let (capture, mut logits) = taps;
+    let (cache, logits) = (capture.finish(&batch), logits.logits.pop().flatten().unwrap_or_default());
     let size = ids.len() * graph.d_model;
     let mut values = Vec::with_capacity(graph.n_writers() * size);
     for writer in graph.writers() {
@@ -137,7 +148,7 @@ pub(super) fn writers(model: &Model, graph: &Graph, ids: &[u32], stop: Stop<'_>)
         values.extend(kept.values().iter().map(|x| x * factor));
     }
     let stream = cache.get(Point::layer_of(Site::ResidOut, last));
-    Ok(Written { values, last: stream.map(|kept| kept.values().to_vec()).unwrap_or_default() })
+    Ok(Written { values, last: stream.map(|kept| kept.values().to_vec()).unwrap_or_default(), logits })
 }
 
 /// The point of a writer's output, and its factor before it is added.

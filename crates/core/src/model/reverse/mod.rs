@@ -1,9 +1,10 @@
 //! The backward pass: gradients, at every place where a tap looks, of a number computed from the logits, or of vectors
 //! given anywhere.
 //!
-//! A first run keeps the stream that enters each block. Then, from the last block to the lowest requested one, one
-//! block at a time runs again, keeping what its backward rules need, and its steps are walked in reverse. So memory
-//! holds one stream per layer and one block's insides, and nothing below the lowest place is computed.
+//! A first run goes forward. From the lowest requested block on, it keeps what the backward rules need, if that of all
+//! blocks fits in a fixed room, else only the stream that enters each block. Then the blocks' steps are walked in
+//! reverse, from the last block to the lowest requested one. Without its record, a block runs again first. So memory
+//! holds at most one stream per layer, one block's insides and that room, and nothing is walked below the lowest place.
 //! docs/design/gradients.md.
 
 mod carried;
@@ -11,6 +12,7 @@ mod gradients;
 mod heads;
 mod latent;
 mod mixture;
+mod record;
 mod repeated;
 mod state;
 mod tape;
@@ -27,9 +29,10 @@ use super::run::Run;
 use super::{Model, emit};
 use crate::batch::Batch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pass::{Asked, At, KeyHeads, Program, Reg, Section, Step, Values};
+use crate::pass::{Asked, At, KeyHeads, Program, Reg, Regs, Section, Step, Values};
 use crate::stop::Stop;
 use crate::tap::{Reversible, Tap, Value, Want};
+use record::{Kept, fit};
 pub(crate) use repeated::Repeated;
 use state::Walk;
 
@@ -86,6 +89,8 @@ pub(crate) struct Reverse<'a> {
     pub(crate) start: Start<'a>,
     /// Edits of the run; gradients are those of the edited run.
     pub(crate) edits: &'a mut dyn Reversible,
+    /// Receives values of the forward run, edits included, at the points before the unembedding that it wants.
+    pub(crate) values: Option<&'a mut dyn Tap>,
     /// Receives the gradients at the points that it wants, from last to first.
     pub(crate) receiver: &'a mut dyn Tap,
     pub(crate) rule: Rule,
@@ -106,6 +111,8 @@ impl Model {
         let Some(lowest) = lowest(&program, reverse.receiver) else { return Ok(()) };
         let sections: Vec<&Section> =
             program.sections.iter().filter(|section| section.at >= lowest).collect();
+        // What one section leaves for another stays where it is.
+        let shared = program.sections.iter().fold(Regs::NONE, |all, section| all.and(section.leaves));
         check_rules(self, sections.iter().copied())?;
         let mut steps = sections.iter().flat_map(|section| &section.steps);
         if reverse.rule != Rule::Gradient
@@ -122,12 +129,18 @@ impl Model {
             self.with_buffers(|registers| {
                 let chosen = RefCell::new(Chosen::default());
                 let edits: RefCell<&mut dyn Reversible> = RefCell::new(&mut *reverse.edits);
-                let mut forward = Forward { edits: &edits, chosen: &chosen };
+                let values: RefCell<Option<&mut dyn Tap>> = RefCell::new(match &mut reverse.values {
+                    Some(values) => Some(&mut **values),
+                    None => None,
+                });
+                let mut forward = Forward { edits: &edits, values: &values, chosen: &chosen };
                 let run = Run::new(self, batch, None, &mut forward, registers, Past::Nothing);
                 let mut walk = Walk::new(run, &edits, reverse.rule);
-                let streams = self.streams(&mut walk, &sections, lowest, reverse.stop)?;
+                let kept = self.forwards(&mut walk, &sections, shared, &values, reverse.stop)?;
+                // A block that runs again shows the same values.
+                *values.borrow_mut() = None;
                 let start = reverse.start.reborrow();
-                backwards(walk, &chosen, &sections, streams, start, reverse.receiver, reverse.stop)
+                backwards(walk, &chosen, &sections, kept, start, reverse.receiver, reverse.stop)
             })
         })
     }
@@ -138,6 +151,7 @@ impl Model {
         let wants = |point: Point| {
             let own = reverse.edits.wants(point);
             let seen = reverse.receiver.wants(point) > Want::Nothing
+                || reverse.values.as_ref().is_some_and(|values| values.wants(point) > Want::Nothing)
                 || match &reverse.start {
                     Start::Logits(_) => point.site() == Site::Logits,
                     Start::Vectors(tap) => tap.wants(point) > Want::Nothing,
@@ -156,14 +170,15 @@ impl Model {
         emit(self.arch(), &Asked { wants: &wants, past: None, heads_at_once: 1 }, At::all(self.arch()))
     }
 
-    /// Runs forward, keeping the stream that enters each section.
-    fn streams(
+    /// Runs forward, keeping what enters each section, and everything that its rules need if there is room.
+    fn forwards(
         &self,
         walk: &mut Walk<'_>,
         sections: &[&Section],
-        lowest: At,
+        shared: Regs,
+        values: &RefCell<Option<&mut dyn Tap>>,
         stop: Stop<'_>,
-    ) -> Result<Vec<Buffer>> {
+    ) -> Result<Vec<Kept>> {
         let Some(last) = sections.last().map(|section| section.at) else { return Ok(Vec::new()) };
         let edits = walk.edits;
         // Keys that later layers read stand in the same form as in the run that is walked back.
@@ -172,31 +187,47 @@ impl Model {
             .filter(|section| section.steps.iter().any(lends_spread_keys))
             .map(|section| section.at)
             .collect();
-        let wants = |point: Point| match edits.borrow().wants(point) {
-            Want::Nothing
-                if point.site() == Site::HeadKeys
-                    && point.layer().is_some_and(|layer| spread.contains(&At::Block(layer))) =>
-            {
-                Want::Edit
+        let wants = |point: Point| {
+            let of_values = values.borrow().as_ref().map_or(Want::Nothing, |values| values.wants(point));
+            match edits.borrow().wants(point).then(of_values) {
+                Want::Nothing
+                    if point.site() == Site::HeadKeys
+                        && point.layer().is_some_and(|layer| spread.contains(&At::Block(layer))) =>
+                {
+                    Want::Edit
+                }
+                want => want,
             }
-            want => want,
         };
         let asked = Asked { wants: &wants, past: None, heads_at_once: 1 };
         // The last block may read of earlier sections more than the stream; the unembedding does not.
         let runs = |at: &At| *at < last || *at == last && last != At::Unembedding;
         let program = emit(self.arch(), &asked, At::all(self.arch()).take_while(runs));
-        let mut streams = Vec::with_capacity(sections.len());
+        let mut kept: Vec<Kept> = Vec::with_capacity(sections.len());
+        // Where memory holds one layer at a time, it has no room for records.
+        let mut is_recording = !self.is_by_layer();
+        let stream = |walk: &Walk<'_>, at: At| {
+            (at > At::Embedding).then(|| copy(walk.run.registers.get(Reg::Stream).rows()))
+        };
         for section in program.sections.iter().take_while(|section| section.at < last) {
-            if section.at >= lowest && section.at > At::Embedding {
-                streams.push(copy(walk.run.registers.get(Reg::Stream).rows()));
-            }
             stop.check()?;
-            walk.run.section(section)?;
+            let walked = sections.iter().find(|walked| walked.at == section.at);
+            let stream = walked.and_then(|_| stream(walk, section.at));
+            let mut record = None;
+            match walked.filter(|walked| is_recording && walked.at > At::Embedding) {
+                Some(walked) => record = Some(walk.record(walked, shared)?),
+                None => walk.run.section(section)?,
+            }
+            if walked.is_some() {
+                kept.push(Kept { stream, record });
+            }
+            if is_recording && !fit(kept.iter(), sections.len()) {
+                is_recording = false;
+                kept.iter_mut().for_each(|kept| kept.record = None);
+            }
         }
-        if last > At::Embedding {
-            streams.push(copy(walk.run.registers.get(Reg::Stream).rows()));
-        }
-        Ok(streams)
+        kept.push(Kept { stream: stream(walk, last), record: None });
+        Ok(kept)
     }
 }
 
@@ -234,7 +265,7 @@ fn backwards(
     mut walk: Walk<'_>,
     chosen: &RefCell<Chosen>,
     sections: &[&Section],
-    mut streams: Vec<Buffer>,
+    mut kept: Vec<Kept>,
     mut start: Start<'_>,
     receiver: &mut dyn Tap,
     stop: Stop<'_>,
@@ -243,9 +274,10 @@ fn backwards(
     let mut left = points.filter(|(at, step)| is_shown(*at, step, receiver)).count();
     for section in sections.iter().rev() {
         stop.check()?;
+        let kept = kept.pop().unwrap_or_default();
         match (&mut start, section.at) {
             (Start::Logits(objective), At::Unembedding) => {
-                walk.load(streams.pop());
+                walk.load(kept.stream);
                 let shown = [Site::Logits, Site::FinalNormOut].map(Point::model);
                 let read = objective.tokens(walk.run.batch);
                 let mut tokens = read.clone();
@@ -278,14 +310,13 @@ fn backwards(
                     left -= shown;
                 }
             }
-            (start, at) => {
+            (start, _) => {
                 let mut none = ();
                 let seeds: &mut dyn Tap = match start {
                     Start::Vectors(tap) => &mut **tap,
                     Start::Logits(_) => &mut none,
                 };
-                let stream = if at > At::Embedding { streams.pop() } else { None };
-                left -= walk.section(section, stream, seeds, receiver, left)?;
+                left -= walk.section(section, kept, seeds, receiver, left)?;
             }
         }
         if left == 0 {
@@ -328,15 +359,17 @@ struct Chosen {
     logits: Vec<f32>,
 }
 
-/// The tap of all forward runs: the edits, and a place for the logits.
+/// The tap of all forward runs: the edits, what keeps values of the first run, and a place for the logits.
 struct Forward<'a> {
     edits: &'a RefCell<&'a mut dyn Reversible>,
+    values: &'a RefCell<Option<&'a mut dyn Tap>>,
     chosen: &'a RefCell<Chosen>,
 }
 
 impl Tap for Forward<'_> {
     fn wants(&self, point: Point) -> Want {
-        self.edits.borrow().wants(point)
+        let values = self.values.borrow().as_ref().map_or(Want::Nothing, |values| values.wants(point));
+        self.edits.borrow().wants(point).then(values)
     }
 
     fn tokens(&self, _: Point, _: &Batch) -> Option<Vec<usize>> {
@@ -347,10 +380,15 @@ impl Tap for Forward<'_> {
         if point.site() == Site::Logits {
             let mut chosen = self.chosen.borrow_mut();
             chosen.logits = value.take(&chosen.tokens).unwrap_or_default();
-        } else if self.wants(point) > Want::Nothing {
+            return Ok(());
+        }
+        if self.edits.borrow().wants(point) > Want::Nothing {
             self.edits.borrow_mut().at(point, value)?;
         }
-        Ok(())
+        match self.values.borrow_mut().as_mut().filter(|values| values.wants(point) > Want::Nothing) {
+            Some(values) => values.at(point, value),
+            None => Ok(()),
+        }
     }
 }
 

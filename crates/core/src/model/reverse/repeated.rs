@@ -49,7 +49,8 @@ impl Model {
             self.with_buffers(|registers| {
                 let (chosen, mut none) = (RefCell::new(Chosen::default()), ());
                 let edits: RefCell<&mut dyn Reversible> = RefCell::new(&mut none);
-                let mut forward = Forward { edits: &edits, chosen: &chosen };
+                let values = RefCell::new(None);
+                let mut forward = Forward { edits: &edits, values: &values, chosen: &chosen };
                 let run = Run::new(self, batch, None, &mut forward, registers, Past::Nothing);
                 let mut walk = Walk::new(run, &edits, super::Rule::Gradient);
                 let mut streams = Vec::new();

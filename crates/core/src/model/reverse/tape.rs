@@ -11,7 +11,12 @@ use crate::pass::{At, Reg, Section, Step};
 impl Walk<'_> {
     /// Runs a section forward on the stream in its register, and records what its rules need.
     pub(super) fn tape(&mut self, section: &Section) -> Result<Vec<Saved>> {
-        section.steps.iter().map(|step| self.taped(section.at, step)).collect()
+        self.tape_of(section.at, &section.steps)
+    }
+
+    /// The same for some of a section's steps.
+    pub(super) fn tape_of(&mut self, at: At, steps: &[Step]) -> Result<Vec<Saved>> {
+        steps.iter().map(|step| self.taped(at, step)).collect()
     }
 
     fn taped(&mut self, at: At, step: &Step) -> Result<Saved> {

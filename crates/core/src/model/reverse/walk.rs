@@ -2,11 +2,11 @@
 
 use easyroutine_kernels::{Finish, Rows};
 
+use super::record::Kept;
 use super::state::{Saved, Walk, add_row, put_columns};
 use super::{Rule, is_shown};
 use crate::error::Result;
 use crate::model::attention::grow;
-use crate::model::buffer::Buffer;
 use crate::model::rotations::turning;
 use crate::pass::{At, KeyHeads, Matrix, NormAt, Reg, Section, Step, Values, Visit};
 use crate::tap::{Keeping, Tap, Value, Want};
@@ -76,11 +76,11 @@ pub(super) fn beyond_relp(step: &Step) -> Option<&'static str> {
 }
 
 impl Walk<'_> {
-    /// Runs a section again and walks it back until `left` gradients were shown; returns how many were.
+    /// Walks a section back, run again if it has no record, until `left` gradients were shown; returns how many were.
     pub(super) fn section(
         &mut self,
         section: &Section,
-        stream: Option<Buffer>,
+        kept: Kept,
         seeds: &mut dyn Tap,
         receiver: &mut dyn Tap,
         left: usize,
@@ -95,10 +95,15 @@ impl Walk<'_> {
         if shown == left {
             return Ok(shown);
         }
-        let rest = Section { at: section.at, steps: section.steps[..ends].to_vec(), leaves: section.leaves };
-        self.load(stream);
-        let tape = self.tape(&rest)?;
-        for (step, saved) in rest.steps.iter().zip(tape).rev() {
+        let steps = &section.steps[..ends];
+        let tape = match kept.record {
+            Some(record) => self.restore(record),
+            None => {
+                self.load(kept.stream);
+                self.tape_of(section.at, steps)?
+            }
+        };
+        for (step, saved) in steps.iter().zip(tape).rev() {
             shown += self.step_back(section.at, step, &saved, seeds, receiver)?;
             if shown == left {
                 break;
