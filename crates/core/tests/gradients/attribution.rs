@@ -361,7 +361,7 @@ fn integrated_gradients_of_recurrences_are_complete() {
         let allowed = MISSING.0 * (found.values[0] - found.baselines[0]).abs() + MISSING.1;
         assert!(found.missing[0].abs() <= allowed, "{name}: {} of {allowed}", found.missing[0]);
     }
-    assert!(n_models > 5, "{n_models} models");
+    assert!(n_models >= 5, "{n_models} models");
 }
 
 #[test]
