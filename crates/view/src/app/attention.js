@@ -9,7 +9,7 @@ import { run } from "./fields.js";
 /** Weights that are asked for at once; more are asked for by layer, then by head. */
 const MOST = 4e6;
 
-const heads = new Heat("Layers by heads, coloured by where the chosen token looks; arrows move, Enter chooses", { width: 34, height: 19, side: 40, tall: 420 });
+const heads = new Heat("Layers by heads, coloured by where the chosen token looks; arrows move, Enter chooses", { width: 34, height: 19, side: 40, tall: 640 });
 const large = new Heat("Attention of the chosen head: queries by keys", { width: 30, height: 21, side: 108, tall: 460 });
 const thumbnails = el("div", { class: "thumbnails" });
 const key = el("div");
