@@ -88,6 +88,7 @@ CASES = {
     "minimax_m2": {},
     "mistral": {"config": {"sliding_window": None}},
     "mixtral": {},
+    "mpt": {"converter": {"architectures": ["MPTForCausalLM"]}},
     "nemotron": {},
     "olmo": {},
     "olmo2": {},

@@ -38,6 +38,8 @@ pub enum State {
         size: usize,
         /// Width of the vector that the steps are projected from.
         rank: usize,
+        /// The norm, without parameters, of that vector and of the weights of input and output (Falcon Mamba).
+        norm: Option<Norm>,
     },
     /// A matrix per head, which decays as a whole (Mamba 2, arXiv:2405.21060). x, B and C are convolved; the rest is
     /// the steps.

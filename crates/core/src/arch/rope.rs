@@ -9,7 +9,7 @@ pub struct Rope {
     pub theta: f64,
     /// The first column of a head that rotates.
     pub first: usize,
-    /// Columns of a head that rotate; even.
+    /// The width whose frequencies these are: the columns of a head that rotate, or one less if odd.
     pub rotary_dim: usize,
     /// Which columns rotate together.
     pub pairing: Pairing,
@@ -17,6 +17,13 @@ pub struct Rope {
     pub turn: Turn,
     /// How frequencies are scaled beyond the trained length.
     pub scaling: RopeScaling,
+}
+
+impl Rope {
+    /// Pairs of columns that rotate. With an odd width the last pair takes one column more, as in transformers.
+    pub fn pairs(&self) -> usize {
+        self.rotary_dim.div_ceil(2)
+    }
 }
 
 /// Direction of a rotation.

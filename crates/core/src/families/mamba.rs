@@ -32,6 +32,11 @@ pub(super) const INERT: &[&str] = &[
 ];
 
 fn read(config: &Config) -> Result<(Arch, Names)> {
+    scan(config, None)
+}
+
+/// Blocks of a selective scan, with a norm on what is projected from the convolved columns.
+pub(super) fn scan(config: &Config, selected: Option<Norm>) -> Result<(Arch, Names)> {
     let sizes = Sizes::without_heads(config, [768, 32, 50_280], true)?;
     let norm = norm(config, NormKind::Rms, "layer_norm_epsilon", 1e-5)?;
     let derived = expanded(config, "expand", 2.0, sizes.d_model)?;
@@ -47,7 +52,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         bias: convolution_bias,
         act: Some(act),
         factors: None,
-        state: State::Selective { width, size: config.size_or("state_size", 16)?, rank },
+        state: State::Selective { width, size: config.size_or("state_size", 16)?, rank, norm: selected },
         // The gate is silu, whatever `hidden_act` says (transformers, `mamba_selective_scan`).
         gate: ungated(Some(Activation::Silu)),
     };

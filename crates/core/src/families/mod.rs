@@ -21,6 +21,7 @@ mod ernie4_5_moe;
 mod exaone4;
 mod falcon;
 mod falcon_h1;
+mod falcon_mamba;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
@@ -174,6 +175,7 @@ pub const FAMILIES: &[Family] = &[
     granitemoeshared::FAMILY,
     minimax_m2::FAMILY,
     mamba::FAMILY,
+    falcon_mamba::FAMILY,
     mamba2::FAMILY,
     falcon_h1::FAMILY,
     granitemoehybrid::FAMILY,

@@ -14,7 +14,7 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "nemotron_h",
     read,
-    // Keys for training, kernels and multi-token prediction; attention has no biases, whatever its key says.
+    // Keys for training, kernels and multi-token prediction; attention has no biases and no window, whatever its keys say.
     inert: &[
         "attention_bias",
         "chunk_size",
@@ -29,13 +29,14 @@ pub(super) const FAMILY: Family = Family {
         "rescale_prenorm_residual",
         "residual_in_fp32",
         "rope_theta",
+        "sliding_window",
         "time_step_floor",
         "time_step_limit",
         "time_step_max",
         "time_step_rank",
         "use_mamba_kernels",
     ],
-    only: &[("moe_latent_size", Only::Empty), ("sliding_window", Only::Empty)],
+    only: &[("moe_latent_size", Only::Empty)],
 };
 
 const SIZES: SizeKeys = SizeKeys {

@@ -103,8 +103,13 @@ pub(super) fn window(config: &Config, default: Option<usize>) -> Result<Window> 
 
 /// The window of the Qwen classes, effective only with `use_sliding_window`.
 pub(super) fn switched_window(config: &Config) -> Result<Window> {
+    let on = config.flag_or("use_sliding_window", false)?;
+    if !on && config.raw("sliding_window").is_some_and(|size| size == 0) {
+        // Qwen2Moe's class writes zero for none.
+        return Ok(Window::Full);
+    }
     let window = window(config, Some(4096))?;
-    Ok(if config.flag_or("use_sliding_window", false)? { window } else { Window::Full })
+    Ok(if on { window } else { Window::Full })
 }
 
 /// The window of every layer: from `layer_types` if given, else from `pattern`, which maps a layer's number to whether

@@ -19,7 +19,7 @@ const SIZES: SizeKeys = SizeKeys {
     ..usual(4096, 36, 64, 16_384)
 };
 
-const ROPE: RopeKeys = RopeKeys { part: Part::Fraction("partial_rotary_factor", 0.5), ..RopeKeys::USUAL };
+const ROPE: RopeKeys = RopeKeys { part: Part::EvenFraction("partial_rotary_factor", 0.5), ..RopeKeys::USUAL };
 
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;

@@ -13,7 +13,7 @@ pub(super) const FAMILY: Family = Family { model_type: "phi", read, inert: &[], 
 
 const SIZES: SizeKeys = SizeKeys { vocabulary: 51_200, ..usual(2048, 24, 32, 2048) };
 
-const ROPE: RopeKeys = RopeKeys { part: Part::Fraction("partial_rotary_factor", 0.5), ..RopeKeys::USUAL };
+const ROPE: RopeKeys = RopeKeys { part: Part::EvenFraction("partial_rotary_factor", 0.5), ..RopeKeys::USUAL };
 
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;

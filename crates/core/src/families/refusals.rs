@@ -173,7 +173,7 @@ const WITH_ENCODER: &[&str] = &[
 ];
 
 /// Models with unsupported mixers.
-const OTHER_MIXERS: &[&str] = &["falcon_mamba", "rwkv", "jamba", "bamba", "zamba", "zamba2", "xlstm"];
+const OTHER_MIXERS: &[&str] = &["rwkv", "jamba", "bamba", "zamba", "zamba2", "xlstm"];
 
 /// The error for a model that no family reads.
 pub(super) fn unknown(model_type: &str, known: &[&str]) -> Error {

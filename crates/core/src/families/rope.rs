@@ -29,13 +29,19 @@ pub(super) struct RopeKeys {
 pub(super) enum Part {
     /// All of it. The default type ignores `partial_rotary_factor`; the others refuse a value below one.
     Whole,
-    /// The fraction under this top-level key, unless the rope's own object has it.
+    /// The fraction under this top-level key, unless the rope's own object has it. An odd number of columns is rounded
+    /// up, after the frequencies are computed.
     Fraction(&'static str, f64),
+    /// As above, but an odd number of columns does not run: the class cuts the head before it rounds.
+    EvenFraction(&'static str, f64),
 }
 
 impl Part {
     fn key(self) -> &'static str {
-        if let Part::Fraction(key, _) = self { key } else { FRACTION }
+        match self {
+            Part::Whole => FRACTION,
+            Part::Fraction(key, _) | Part::EvenFraction(key, _) => key,
+        }
     }
 }
 
@@ -118,9 +124,13 @@ pub(super) fn rope(config: &Config, sizes: &Sizes, keys: &RopeKeys) -> Result<Ro
     config.has(part.key());
     let (fraction, place) = match (object.has(FRACTION), part) {
         (true, Part::Whole) => (object.optional_positive(FRACTION)?.unwrap_or(1.0), (&object, FRACTION)),
-        (true, Part::Fraction(_, default)) => (object.positive_or(FRACTION, default)?, (&object, FRACTION)),
+        (true, Part::Fraction(_, default) | Part::EvenFraction(_, default)) => {
+            (object.positive_or(FRACTION, default)?, (&object, FRACTION))
+        }
         (false, Part::Whole) => (config.optional_positive(FRACTION)?.unwrap_or(1.0), (config, FRACTION)),
-        (false, Part::Fraction(key, default)) => (config.positive_or(key, default)?, (config, key)),
+        (false, Part::Fraction(key, default) | Part::EvenFraction(key, default)) => {
+            (config.positive_or(key, default)?, (config, key))
+        }
     };
     let turned = Turned { columns: (sizes.d_head as f64 * fraction) as usize, part, place };
     let sectioned = keys.others == SECTIONS;
@@ -176,8 +186,14 @@ impl Turned<'_> {
             return Err(object.unsupported(key, &format!("1 with rope type {kind}")));
         }
         let columns = if whole { d_head } else { self.columns };
-        if columns > d_head || columns < 2 || !columns.is_multiple_of(2) {
-            let wanted = format!("an even number of rotary columns from 2 to {d_head}, not {columns}");
+        // YaRN and LongRoPE of transformers fail at an odd number.
+        let rounds = matches!(self.part, Part::Fraction(..)) && !matches!(kind, "yarn" | "longrope");
+        let taken = if rounds { columns.next_multiple_of(2) } else { columns };
+        if taken > d_head || taken == 0 || !taken.is_multiple_of(2) {
+            let even = if rounds { "a number" } else { "an even number" };
+            let first = if rounds { 1 } else { 2 };
+            let last = d_head / 2 * 2;
+            let wanted = format!("{even} of rotary columns from {first} to {last}, not {columns}");
             return Err(if object.has(key) {
                 object.wrong(key, &wanted)
             } else {
@@ -236,7 +252,7 @@ impl Given<'_> {
     }
 
     fn dynamic(&self, object: &Config) -> Result<RopeScaling> {
-        if self.turned.columns == 2 {
+        if self.turned.columns <= 2 {
             // The exponent is dim / (dim - 2).
             return Err(object.unsupported("rope_type", "dynamic with more than 2 rotary columns"));
         }

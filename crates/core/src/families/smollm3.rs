@@ -51,17 +51,10 @@ fn turning(config: &Config, n_layers: usize) -> Result<Vec<bool>> {
     }
 }
 
-/// With `use_sliding_window`, layers without rotary positions slide, unless `layer_types` says otherwise.
+/// Those of `layer_types`. Without it layers without rotary positions slide if `use_sliding_window` says so; the mask of
+/// transformers does not look at the flag otherwise.
 fn windows(config: &Config, turns: &[bool]) -> Result<Vec<Window>> {
-    let size = config.optional_size("sliding_window")?;
-    let sliding = match config.flag_or("use_sliding_window", false)? {
-        true => size.map_or(Window::Full, Window::Sliding),
-        false => Window::Full,
-    };
-    if sliding == Window::Full {
-        // Without a window nothing slides, whatever `layer_types` says.
-        config.has("layer_types");
-        return Ok(vec![Window::Full; turns.len()]);
-    }
-    layer_windows(config, turns.len(), sliding, |l| !turns[l])
+    let sliding = config.optional_size("sliding_window")?.map_or(Window::Full, Window::Sliding);
+    let by_position = config.flag_or("use_sliding_window", false)? && sliding != Window::Full;
+    layer_windows(config, turns.len(), sliding, |l| by_position && !turns[l])
 }

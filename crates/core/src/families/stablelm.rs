@@ -18,7 +18,8 @@ const SIZES: SizeKeys = SizeKeys {
     ..usual(2560, 32, 32, 4096)
 };
 
-const ROPE: RopeKeys = RopeKeys { part: Part::Fraction("partial_rotary_factor", 0.25), ..RopeKeys::USUAL };
+const ROPE: RopeKeys =
+    RopeKeys { part: Part::EvenFraction("partial_rotary_factor", 0.25), ..RopeKeys::USUAL };
 
 fn read(config: &Config) -> Result<(Arch, Names)> {
     let sizes = Sizes::read(config, &SIZES)?;

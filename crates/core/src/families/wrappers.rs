@@ -4,7 +4,7 @@
 
 use super::heads::{self, Asked};
 use super::{Family, Reading, family, refusals};
-use crate::arch::UnembedMatrix;
+use crate::arch::{Bias, Unembed, UnembedMatrix};
 use crate::config::{Config, INERT};
 use crate::error::Result;
 use crate::names::Spelling;
@@ -19,6 +19,7 @@ pub struct Wrapper {
     named: Named,
     absent: Absent,
     tied: Tied,
+    head: Head,
     /// Keys of the placeholder tokens for images and videos, with the class's defaults.
     placeholders: &'static [(&'static str, u32)],
     /// Keys that concern the other parts.
@@ -43,6 +44,15 @@ enum Absent {
     Beside,
     /// These keys (JSON).
     Keys(&'static str),
+}
+
+/// What the class's own head does besides the product; the decoder's class has no say.
+#[derive(Debug, PartialEq)]
+enum Head {
+    /// Nothing.
+    Plain,
+    /// It applies the decoder's `final_logit_softcapping`.
+    Softcapped,
 }
 
 /// The source of `tie_word_embeddings`.
@@ -105,6 +115,7 @@ const USUAL: Wrapper = Wrapper {
     named: Named::Config,
     absent: Absent::Keys("{}"),
     tied: Tied::OwnOrText,
+    head: Head::Plain,
     placeholders: &[("image_token_index", 32_000)],
     inert: PROJECTOR,
     inert_in_text: &[],
@@ -140,6 +151,7 @@ pub const WRAPPERS: &[Wrapper] = &[
         model_type: "gemma4",
         text: "gemma4_text",
         named: Named::Class,
+        head: Head::Softcapped,
         tied: Tied::Own(true),
         placeholders: &[
             ("image_token_id", 258_880),
@@ -184,6 +196,7 @@ pub const WRAPPERS: &[Wrapper] = &[
         model_type: "paligemma",
         text: "gemma",
         tied: Tied::Own(true),
+        head: Head::Softcapped,
         placeholders: &[("image_token_index", 256_000)],
         absent: Absent::Keys(
             r#"{"hidden_size": 2048, "num_hidden_layers": 18, "intermediate_size": 16384,
@@ -264,9 +277,11 @@ impl Wrapper {
         arch.unembed.matrix = if tied { UnembedMatrix::Tied } else { UnembedMatrix::Own };
         arch.embed.placeholders = self.placeholders(config)?;
         (names.spellings, names.left_out) = (SPELLINGS, LEFT_OUT);
+        let own = self.own_head(&mut arch.unembed, family);
         let mut let_through = Vec::new();
         let parts = (&mut arch, &mut names);
-        let warnings = heads::read(config, self.model_type, head, allowed, parts, &mut let_through)?;
+        let mut warnings = heads::read(config, self.model_type, head, allowed, parts, &mut let_through)?;
+        warnings.extend(own);
         let closed = [
             refusals::values(config, &[]).map_or_else(|| Ok(Vec::new()), Err),
             text.finish_with(&inert, allowed),
@@ -274,6 +289,20 @@ impl Wrapper {
         ];
         let_through.extend(closed.into_iter().reduce(both).unwrap_or_else(|| Ok(Vec::new()))?);
         Ok(Reading { family, wrapper: Some(self.model_type), arch, names, let_through, warnings })
+    }
+
+    /// Takes off what the decoder's class does to logits and this class does not; a warning if that is something.
+    fn own_head(&self, unembed: &mut Unembed, family: &Family) -> Option<String> {
+        let cap = unembed.softcap.filter(|_| self.head == Head::Softcapped);
+        let own = Unembed { bias: Bias::Absent, divisor: None, softcap: cap, ..unembed.clone() };
+        if own == *unembed {
+            return None;
+        }
+        *unembed = own;
+        Some(format!(
+            "{} computes logits by a matrix alone, without the bias, factor or softcap of {}, as transformers does",
+            self.model_type, family.model_type
+        ))
     }
 
     /// The family of the decoder.

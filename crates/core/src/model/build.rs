@@ -247,6 +247,9 @@ pub(super) fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Bl
             let (built, gate) =
                 recurrence::build(loader, &prefix, described, names.recurrence, arch.d_model)?;
             norms.gate = gate;
+            if let arch::State::Selective { norm: Some(norm), .. } = described.state {
+                norms.selected = Some(loader.norm("", norm, 0)?);
+            }
             Some(built)
         }
     };

@@ -149,7 +149,7 @@ fn state(
     Ok(match (described.state, names) {
         (arch::State::None { .. }, StateNames::None) => State::None,
         (
-            arch::State::Selective { width, size, rank },
+            arch::State::Selective { width, size, rank, .. },
             StateNames::Selective { select, steps, decay, skip },
         ) => {
             // The bias belongs to the steps, before their softplus.

@@ -64,7 +64,7 @@ pub(crate) fn length_class(rope: &Rope, row_length: usize) -> usize {
 /// `base ** (2i / dim)` for every pair of columns.
 fn waves(base: f32, dim: usize) -> impl Iterator<Item = f32> {
     // The exponent is rounded to f32 first, as in torch; the power is exact up to the final rounding.
-    (0..dim / 2).map(move |i| {
+    (0..dim.div_ceil(2)).map(move |i| {
         let exponent = (2 * i) as f32 / dim as f32;
         f64::from(base).powf(f64::from(exponent)) as f32
     })
@@ -156,6 +156,8 @@ mod tests {
     #[test]
     fn plain_and_linear() {
         check(&rope(1e4, 12, RopeScaling::None), 8, &PLAIN, 1.0);
+        // The first half of the pairs of an odd width: frequencies from 3 columns, which take 4.
+        check(&rope(1e4, 3, RopeScaling::None), 8, &[1.0, 0.002_154_434_6], 1.0);
         let third = PLAIN.map(|f| f / 3.0);
         check(&rope(1e4, 12, RopeScaling::Linear { factor: 3.0 }), 8, &third, 1.0);
     }

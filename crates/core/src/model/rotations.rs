@@ -26,7 +26,7 @@ pub(crate) fn turning(rope: &Rope, heads: Heads) -> Turning {
 impl Rotations {
     /// Angles for all tokens; frequencies that depend on length use each row's own length.
     pub(crate) fn new(rope: &Rope, batch: &Batch) -> Self {
-        let pairs = rope.rotary_dim / 2;
+        let pairs = rope.pairs();
         // Rows with the same frequencies share their angles: each position is computed once.
         let mut classes: BTreeMap<usize, (usize, Range<usize>)> = BTreeMap::new();
         for row in (0..batch.n_rows()).filter(|row| !batch.span(*row).is_empty()) {

@@ -162,7 +162,7 @@ pub(crate) fn multiplications(arch: &Arch, at: At, step: &Step) -> u64 {
         Step::WeighShared => arch.d_model,
         Step::Convolve { kernel, .. } => kernel * of_recurrence(arch, at, Recurrence::convolved),
         Step::SelectBlocks { width, blocks } => 2 * width * (width / blocks),
-        Step::SelectiveScan(State::Selective { width, size, rank }) => width * (rank + 3 * size),
+        Step::SelectiveScan(State::Selective { width, size, rank, .. }) => width * (rank + 3 * size),
         // Decay, write and read; the delta rule also reads the key's value before it writes.
         Step::StateSpace(State::Space { heads, d_head, size, .. }) => 3 * heads * d_head * size,
         Step::GatedDelta(State::Delta { value_heads, d_key, d_value, .. }) => {

@@ -33,8 +33,13 @@ pub(super) fn recurrence(p: &mut Emitter<'_>, recurrence: Recurrence) {
     }
     match state {
         State::None { .. } => {}
-        State::Selective { .. } => {
+        State::Selective { size, rank, norm, .. } => {
             p.product(Convolved, Matrix::Select, Finish::Store, Selected);
+            if let Some(norm) = norm {
+                for (columns, group) in [(0..rank, rank), (rank..rank + 2 * size, size)] {
+                    p.push(Step::NormInPlace { at: NormAt::Selected, norm, reg: Selected, columns, group });
+                }
+            }
             p.push(Step::SelectiveScan(state));
         }
         State::Space { .. } => p.push(Step::StateSpace(state)),

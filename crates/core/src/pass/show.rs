@@ -329,6 +329,7 @@ impl fmt::Display for NormAt {
             NormAt::Mlp => "mlp",
             NormAt::MlpPost => "mlp_post",
             NormAt::Gate => "gate",
+            NormAt::Selected => "selected",
             NormAt::CompressedQueries => "compressed_queries",
             NormAt::KvLatent => "kv_latent",
             NormAt::Queries => "queries",

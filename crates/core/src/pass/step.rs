@@ -67,6 +67,8 @@ pub(crate) enum NormAt {
     MlpPost,
     /// Next to the gate of a recurrence.
     Gate,
+    /// Of what a selective scan projects from the convolved columns.
+    Selected,
     /// Of compressed queries.
     CompressedQueries,
     /// Of compressed keys and values.

@@ -174,6 +174,17 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         ..LLAMA
     },
     Architecture {
+        name: "mpt",
+        model_type: "mpt",
+        class: "MptForCausalLM",
+        epsilon: LAYER,
+        config: config::mpt,
+        outside: &[OUTSIDE_MPT],
+        prefix: "transformer.blocks.{}.",
+        layer: &[LAYER_MPT],
+        ..LLAMA
+    },
+    Architecture {
         name: "falcon",
         model_type: "falcon",
         class: "FalconForCausalLM",

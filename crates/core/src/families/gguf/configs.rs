@@ -1,6 +1,6 @@
 //! What the metadata of each architecture says beyond the common keys, as a config of transformers: dense decoders.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Header;
 use super::metadata::{Metadata, Out, n_layers};
@@ -149,11 +149,7 @@ pub(super) fn gptneox(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) ->
 pub(super) fn bloom(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
     metadata.decoder(header, out)?;
     metadata.whole_heads(out)?;
-    // The class has four neurons for each column of the stream.
-    let size = |key: &str| out.get(key).and_then(Value::as_u64).unwrap_or(0);
-    if size("intermediate_size") != 4 * size("hidden_size") {
-        return Err(metadata.own().unsupported("feed_forward_length", "four times `embedding_length`"));
-    }
+    four_neurons_a_column(metadata, out)?;
     without(out, ["rope_theta", "num_key_value_heads", "intermediate_size"]);
     rename(
         out,
@@ -161,6 +157,45 @@ pub(super) fn bloom(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> R
             ("num_hidden_layers", "n_layer"),
             ("num_attention_heads", "n_head"),
             ("max_position_embeddings", "seq_length"),
+        ],
+    );
+    Ok(())
+}
+
+/// For classes whose MLP has four neurons for each column of the stream.
+fn four_neurons_a_column(metadata: &Metadata, out: Out<'_>) -> Result<()> {
+    let size = |key: &str| out.get(key).and_then(Value::as_u64).unwrap_or(0);
+    if size("intermediate_size") == 4 * size("hidden_size") {
+        return Ok(());
+    }
+    Err(metadata.own().unsupported("feed_forward_length", "four times `embedding_length`"))
+}
+
+pub(super) fn mpt(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
+    metadata.decoder(header, out)?;
+    metadata.whole_heads(out)?;
+    four_neurons_a_column(metadata, out)?;
+    if out.get("num_key_value_heads") != out.get("num_attention_heads") {
+        return Err(metadata
+            .own()
+            .unsupported("attention.head_count_kv", "as many as `attention.head_count`"));
+    }
+    // The class's own; llama.cpp takes an absent key for no biases at all.
+    let largest = metadata.number("attention.max_alibi_bias")?.and_then(|bias| bias.as_f64());
+    if largest != Some(8.0) {
+        return Err(metadata.own().unsupported("attention.max_alibi_bias", "8"));
+    }
+    let mut attention = Map::new();
+    metadata.copy("attention.clamp_kqv", "clip_qkv", &mut attention)?;
+    out.insert("attn_config".into(), attention.into());
+    without(out, ["rope_theta", "num_key_value_heads", "intermediate_size"]);
+    rename(
+        out,
+        [
+            ("hidden_size", "d_model"),
+            ("num_hidden_layers", "n_layers"),
+            ("num_attention_heads", "n_heads"),
+            ("max_position_embeddings", "max_seq_len"),
         ],
     );
     Ok(())

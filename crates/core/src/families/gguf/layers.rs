@@ -41,6 +41,12 @@ pub(super) const OUTSIDE_FALCON: &[Rule] = &[
     same("output", "lm_head"),
 ];
 
+pub(super) const OUTSIDE_MPT: &[Rule] = &[
+    same("token_embd", "transformer.wte"),
+    same("output_norm", "transformer.norm_f"),
+    same("output", "lm_head"),
+];
+
 pub(super) const OUTSIDE_NEOX: &[Rule] = &[
     same("token_embd", "gpt_neox.embed_in"),
     same("output_norm", "gpt_neox.final_layer_norm"),
@@ -278,6 +284,15 @@ pub(super) const LAYER_BLOOM: &[Rule] = &[
     same("ffn_norm", "post_attention_layernorm"),
     same("ffn_up", "mlp.dense_h_to_4h"),
     same("ffn_down", "mlp.dense_4h_to_h"),
+];
+
+pub(super) const LAYER_MPT: &[Rule] = &[
+    same("attn_norm", "norm_1"),
+    same("attn_qkv", "attn.Wqkv"),
+    same("attn_output", "attn.out_proj"),
+    same("ffn_norm", "norm_2"),
+    same("ffn_up", "ffn.up_proj"),
+    same("ffn_down", "ffn.down_proj"),
 ];
 
 /// Layers with one norm; those with two have the variant below.

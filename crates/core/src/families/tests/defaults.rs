@@ -82,6 +82,7 @@ const DEFAULTS: &[Row] = {
         ("granitemoe", [4096, 32, 32, 32, 128, 32000, 2048], Own, 11008),
         ("granitemoeshared", [4096, 32, 32, 32, 128, 32000, 2048], Own, 11008),
         ("mamba", [768, 32, 0, 0, 0, 50280, 1 << 28], Tied, 0),
+        ("falcon_mamba", [768, 32, 0, 0, 0, 50280, 1 << 28], Tied, 0),
         ("falcon_h1", [4096, 32, 32, 8, 128, 128_000, 8192], Own, 14336),
         ("granitemoehybrid", [4096, 32, 32, 32, 128, 32000, 2048], Own, 11008),
         ("lfm2", [2560, 32, 32, 8, 80, 65536, 128_000], Tied, 8192),
@@ -178,6 +179,19 @@ fn windows_of_layers() {
                    "layer_types": ["full_attention", "sliding_attention", "attention"]}),
             [Full, Sliding(8), Full],
         ),
+        ("smollm3", json!({"sliding_window": 8}), [Full; 3]),
+        (
+            "smollm3",
+            json!({"sliding_window": 8, "use_sliding_window": true, "no_rope_layers": [1, 0, 1]}),
+            [Full, Sliding(8), Full],
+        ),
+        (
+            "smollm3",
+            json!({"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention", "full_attention"]}),
+            [Sliding(8), Full, Full],
+        ),
+        // What the class of transformers 5 writes.
+        ("qwen2_moe", json!({"sliding_window": 0}), [Full; 3]),
         ("qwen3_moe", json!({"sliding_window": 8}), [Full; 3]),
         ("qwen3_moe", json!({"sliding_window": 8, "use_sliding_window": true}), [Sliding(8); 3]),
         ("gemma2", json!({}), [Sliding(4096), Full, Sliding(4096)]),
@@ -192,6 +206,23 @@ fn windows_of_layers() {
     ] {
         assert_eq!(of(with(model_type, three(keys.clone()))), windows, "{model_type} {keys}");
     }
+}
+
+#[test]
+fn a_model_that_reads_images_has_a_head_of_its_own() {
+    let read = |model_type: &str, text: Value| {
+        let reading = read_json(&json!({"model_type": model_type, "text_config": text})).unwrap();
+        (reading.arch.unembed.divisor, reading.arch.unembed.softcap, reading.warnings.len())
+    };
+    let granite = json!({"model_type": "granite", "logits_scaling": 8.0});
+    assert_eq!(read("llava_next", granite), (None, None, 1));
+    let capped = json!({"model_type": "gemma2", "final_logit_softcapping": 9.0});
+    assert_eq!(read("llava", capped.clone()), (None, None, 1));
+    assert_eq!(read("paligemma", capped), (None, Some(9.0), 0));
+    assert_eq!(read("gemma3", json!({"final_logit_softcapping": 9.0})), (None, None, 1));
+    assert_eq!(read("gemma4", json!({"final_logit_softcapping": 9.0})), (None, Some(9.0), 0));
+    let phi = json!({"model_type": "llava", "text_config": {"model_type": "phi"}});
+    assert_eq!(read_json(&phi).unwrap().arch.unembed.bias, Bias::Absent);
 }
 
 #[test]
@@ -221,6 +252,9 @@ fn partial_rotary_factors() {
     assert_eq!(dim("phi", both), 32);
     assert_eq!(dim("phi", json!({"partial_rotary_factor": 0.4, "hidden_size": 2560})), 32);
     assert_eq!(dim("phi3", json!({"partial_rotary_factor": 0.75, "head_dim": 128})), 96);
+    // An odd number is kept for the frequencies, and rounded up for the columns.
+    let odd = with("glm", json!({"partial_rotary_factor": 0.25, "head_dim": 12}));
+    assert_eq!((odd.ropes[0].rotary_dim, odd.ropes[0].pairs()), (3, 2));
     // The default type of these classes ignores it.
     assert_eq!(dim("llama", json!({"partial_rotary_factor": 0.5})), 128);
     assert_eq!(dim("qwen2", json!({"rope_parameters": {"partial_rotary_factor": 0.5}})), 128);

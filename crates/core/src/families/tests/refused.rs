@@ -226,10 +226,14 @@ fn two_names_of_one_thing_must_agree() {
 }
 
 #[test]
-fn a_part_of_a_head_that_is_odd_is_refused() {
+fn a_part_of_a_head_that_is_odd_is_refused_where_transformers_fails() {
     // 12 * 0.25 = 3 columns.
     let rope = json!({"rope_parameters": {"rope_type": "default"}});
     refused("stablelm", rope, &["partial_rotary_factor", "even", "3"]);
+    let yarn = json!({"rope_type": "yarn", "factor": 2, "partial_rotary_factor": 0.2});
+    refused("glm", json!({"rope_parameters": yarn}), &["partial_rotary_factor", "even", "3"]);
+    let whole = json!({"rope_parameters": {"partial_rotary_factor": 1.0}, "head_dim": 7});
+    refused("glm", whole, &["partial_rotary_factor", "from 1 to 6, not 7"]);
 }
 
 #[test]

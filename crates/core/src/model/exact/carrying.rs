@@ -94,7 +94,7 @@ impl Exact<'_> {
                 match (weights, described) {
                     (
                         State::Selective { bias, decay, skip, .. },
-                        arch::State::Selective { width, size, rank },
+                        arch::State::Selective { width, size, rank, .. },
                     ) => {
                         let [b, c] =
                             [rank, rank + size].map(|first| &selected.row(token)[first..first + size]);

@@ -78,7 +78,7 @@ impl Walk<'_> {
         match (weights, described) {
             (
                 State::Selective { steps, bias, decay, skip, .. },
-                arch::State::Selective { width, size, rank },
+                arch::State::Selective { width, size, rank, .. },
             ) => {
                 let selected = selected.rows();
                 let [mut before, mut of_x, mut of_steps] = [(); 3].map(|()| zeros(width));
