@@ -103,10 +103,27 @@ pub fn measure(
     context: Context<'_>,
     stop: Stop<'_>,
 ) -> Result<Measured> {
+    let vocabulary = model.unembedding()?.vocabulary();
+    let most = (LOGITS / vocabulary.max(1)).max(1);
+    measure_in_parts(model, dictionaries, number, rows, positions, context, stop, most)
+}
+
+/// The same with the logits of at most `most` tokens at a time, on which no figure depends.
+#[doc(hidden)]
+#[expect(clippy::too_many_arguments, reason = "those of `measure`, and one for tests")]
+pub fn measure_in_parts(
+    model: &Model,
+    dictionaries: &Dictionaries,
+    number: usize,
+    rows: &[Row<'_>],
+    positions: &[Specifier],
+    context: Context<'_>,
+    stop: Stop<'_>,
+    most: usize,
+) -> Result<Measured> {
     let named = &dictionaries.all()[number];
     let splices = splices(dictionaries, number, positions);
     let zeros = zeros(named, positions)?;
-    let vocabulary = model.unembedding()?.vocabulary();
     let mut layers = vec![Sums::default(); named.fits.len()];
     let (mut next, mut tokens, mut measured) = (Next::default(), 0, 0);
     for rows in together(rows) {
@@ -118,7 +135,7 @@ pub fn measure(
             .collect::<Result<Vec<BTreeSet<usize>>>>()?;
         measured += places.iter().map(BTreeSet::len).sum::<usize>();
         tokens += batch.n_tokens();
-        for (part, range) in parts(batch.n_tokens(), vocabulary).enumerate() {
+        for (part, range) in parts(batch.n_tokens(), most).enumerate() {
             let mut clean = Logits::new(&batch, range.clone(), None);
             let mut watch =
                 Watch { named, cpu: model.cpu(), places: &places, held: BTreeMap::new(), sums: &mut layers };
@@ -133,7 +150,7 @@ pub fn measure(
             let edits = Edits::new(&zeros, model.arch(), rows, context)?;
             model.forward_until(&batch, &mut (edits, &mut zero), stop)?;
             next.predicted += clean.predicted;
-            next.tokens += clean.tokens.len();
+            next.tokens += clean.places.len();
             next.clean += clean.ce;
             next.spliced += spliced.ce;
             next.zero += zero.ce;
@@ -207,15 +224,12 @@ fn together<'r, 't>(rows: &'r [Row<'t>]) -> impl Iterator<Item = &'r [Row<'t>]> 
 }
 
 /// Ranges of tokens whose logits are kept together.
-fn parts(n: usize, vocabulary: usize) -> impl Iterator<Item = Range<usize>> {
-    let most = (LOGITS / vocabulary.max(1)).max(1);
+fn parts(n: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(most).map(move |start| start..n.min(start + most))
 }
 
 /// Cross-entropies of a range of a batch's tokens, and their divergence from an earlier run.
 struct Logits<'a> {
-    /// Indices in the batch.
-    tokens: Vec<usize>,
     /// Row, position, and the token that follows.
     places: Vec<(usize, usize, Option<u32>)>,
     before: Option<&'a [f32]>,
@@ -236,7 +250,7 @@ impl<'a> Logits<'a> {
                 (row, position, batch.row(row).get(position + 1).copied())
             }));
         }
-        Logits { tokens: range.collect(), places, before, kept: Vec::new(), predicted: 0, ce: 0.0, kl: 0.0 }
+        Logits { places, before, kept: Vec::new(), predicted: 0, ce: 0.0, kl: 0.0 }
     }
 }
 
@@ -245,8 +259,9 @@ impl Tap for Logits<'_> {
         if point == Point::model(Site::Logits) { Want::Read } else { Want::Nothing }
     }
 
-    fn tokens(&self, _: Point, _: &Batch) -> Option<Vec<usize>> {
-        Some(self.tokens.clone())
+    fn tokens(&self, _: Point, batch: &Batch) -> Option<Vec<usize>> {
+        // The pass may go on with the ends of rows alone, where tokens have other indices.
+        Some(self.places.iter().filter_map(|(row, position, _)| batch.token(*row, *position)).collect())
     }
 
     fn at(&mut self, _: Point, value: &mut Seen<'_>) -> Result<()> {

@@ -2,10 +2,10 @@
 
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::{ErrorKind, Stop};
-use easyroutine_dictionaries::{Dictionaries, measure};
+use easyroutine_dictionaries::{Dictionaries, measure, measure_in_parts};
 use serde_json::Value;
 
-use crate::common::{cases, fixtures};
+use crate::common::{Case, cases, fixtures};
 
 fn prompts() -> Vec<Vec<u32>> {
     let text = std::fs::read_to_string(fixtures().join("dictionaries/prompts.jsonl")).unwrap();
@@ -61,7 +61,7 @@ fn l0_explained_variance_and_recovered_cross_entropy_are_those_of_the_references
 
 #[test]
 fn a_text_is_measured_the_same_whatever_rows_run_together_and_can_be_stopped() {
-    let case = crate::common::Case::named("saelens_standard");
+    let case = Case::named("saelens_standard");
     let model = case.model();
     let mut dictionaries = Dictionaries::default();
     dictionaries.add("d", case.dictionary(), model.arch()).unwrap();
@@ -82,4 +82,39 @@ fn a_text_is_measured_the_same_whatever_rows_run_together_and_can_be_stopped() {
     assert_eq!(of(&rows, Stop::When(&|| true)).unwrap_err().kind(), ErrorKind::Interrupted);
     let short = [1u32];
     assert!(of(&[Row::of(0, &short)], Stop::Never).is_err());
+}
+
+#[test]
+fn figures_do_not_depend_on_how_many_logits_are_kept_at_a_time() {
+    let prompts = prompts();
+    for case in ["saelens_standard", "circuit_tracer_clt"].map(Case::named) {
+        let model = case.model();
+        let mut dictionaries = Dictionaries::default();
+        dictionaries.add("d", case.dictionary(), model.arch()).unwrap();
+        let rows: Vec<Row<'_>> = prompts.iter().enumerate().map(|(i, ids)| Row::of(i, ids)).collect();
+        let of = |most: usize| {
+            let context = Context::default();
+            let found = measure_in_parts(
+                &model,
+                &dictionaries,
+                0,
+                &rows,
+                &[Specifier::All],
+                context,
+                Stop::Never,
+                most,
+            );
+            found.unwrap_or_else(|e| panic!("{} {most}: {e}", case.name))
+        };
+        let whole = of(usize::MAX);
+        for most in [7, 100] {
+            let found = of(most);
+            assert_eq!((found.tokens, &found.layers), (whole.tokens, &whole.layers), "{} {most}", case.name);
+            let figures =
+                |m: &easyroutine_dictionaries::Measured| [m.ce_clean, m.ce_spliced, m.ce_zero, m.kl];
+            for (a, b) in figures(&found).into_iter().zip(figures(&whole)) {
+                assert!((a - b).abs() <= 1e-12 * b.abs().max(1.0), "{} {most}: {a} and {b}", case.name);
+            }
+        }
+    }
 }
