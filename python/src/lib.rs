@@ -7,6 +7,7 @@
 mod attention;
 mod attribution;
 mod cache;
+mod checkpoints;
 mod comparison;
 mod dictionary;
 mod directions;
@@ -42,6 +43,8 @@ mod _core {
 
     #[pymodule_export]
     use super::attention::Attention;
+    #[pymodule_export]
+    use super::checkpoints::{checkpoints_page, compare_checkpoints};
     #[pymodule_export]
     use super::dictionary::Dictionary;
     #[pymodule_export]

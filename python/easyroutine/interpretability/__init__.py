@@ -3,6 +3,7 @@
 from easyroutine.interpretability.activation_cache import ActivationCache, ValueWithInfo
 from easyroutine.interpretability.activation_saver import ActivationLoader, ActivationSaver, QueryResult
 from easyroutine.interpretability.attention_result import AttentionResult
+from easyroutine.interpretability.checkpoints import CheckpointComparison, compare_checkpoints
 from easyroutine.interpretability.circuits import Circuit
 from easyroutine.interpretability.dictionary import Dictionary, Features
 from easyroutine.interpretability.directions import Directions
@@ -22,6 +23,7 @@ __all__ = [
     "ActivationSaver",
     "AttentionResult",
     "AttributionGraph",
+    "CheckpointComparison",
     "Circuit",
     "Dictionary",
     "Directions",
@@ -39,4 +41,5 @@ __all__ = [
     "StoredRun",
     "TokenIndex",
     "ValueWithInfo",
+    "compare_checkpoints",
 ]
