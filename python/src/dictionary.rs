@@ -25,7 +25,7 @@ use crate::tensor::Tensor;
 /// A dictionary with its weights mapped into memory.
 #[pyclass(frozen, module = "easyroutine._core")]
 pub(crate) struct Dictionary {
-    dictionary: Arc<Engine>,
+    pub(crate) dictionary: Arc<Engine>,
     /// Its name in keys and messages.
     name: String,
     cpu: Cpu,

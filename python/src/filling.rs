@@ -1,18 +1,22 @@
 //! Runs a data set through a model into a run of a store, unit by unit.
 
+use std::sync::Arc;
+
 use easyroutine::edit::Intervention;
 use easyroutine::extract::{End, Example, Progress};
 use easyroutine::request::Request;
 use easyroutine::{Error, ErrorKind, Stop};
-use easyroutine_app::filling::{self, Annotations, Field, Filled, Filling, Opened, Units};
+use easyroutine_app::filling::{self, Annotations, Features, Field, Filled, Filling, Opened, Units};
+use easyroutine_dictionaries::Dictionaries;
 use easyroutine_store::{ActivationSaver, Joining};
 use pyo3::prelude::*;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::dictionary::Dictionary;
 use crate::errors::Failure;
 use crate::extract::{self, ExampleInput, ExtractionSettings};
 use crate::interrupt::Signals;
-use crate::model::Model;
+use crate::model::{Model, object};
 use crate::store::failure;
 
 /// Where the run is, as Python writes it.
@@ -31,6 +35,10 @@ pub(crate) struct Place {
     unit: Option<u64>,
     /// What turned the prompts into conversations, as JSON.
     chat: Option<String>,
+    /// Dictionaries whose features are kept, each with its name.
+    dictionaries: Vec<(String, Py<Dictionary>)>,
+    /// What Python knows of each, by name, as JSON.
+    dictionary_record: String,
 }
 
 /// The callbacks.
@@ -154,7 +162,8 @@ impl DataSet {
             .map_err(|e| Failure::input(format!("fields of rows are not JSON: {e}")))?;
         let chat = place.chat.as_deref().map(serde_json::from_str).transpose();
         let chat = chat.map_err(|e| Failure::input(format!("the chat is not JSON: {e}")))?;
-        Ok(Checked { settings, request, examples, interventions, fields, chat })
+        let features = place.features(model)?;
+        Ok(Checked { settings, request, examples, interventions, fields, chat, features })
     }
 }
 
@@ -166,6 +175,14 @@ struct Checked {
     interventions: Vec<Intervention>,
     fields: Vec<Field>,
     chat: Option<Value>,
+    features: Option<KeptFeatures>,
+}
+
+/// Dictionaries fitted to the model, and the keys of their features.
+struct KeptFeatures {
+    dictionaries: Dictionaries,
+    keys: Vec<String>,
+    record: Map<String, Value>,
 }
 
 impl Checked {
@@ -179,7 +196,12 @@ impl Checked {
             fields: &self.fields,
             context: self.settings.context(model),
             interventions: &self.interventions,
-            features: None,
+            features: self.features.as_ref().map(|kept| Features {
+                dictionaries: &kept.dictionaries,
+                keys: &kept.keys,
+                changes: &[],
+                record: &kept.record,
+            }),
             generated: None,
             chat: self.chat.as_ref(),
             batch_tokens: self.settings.batch_tokens,
@@ -191,6 +213,19 @@ impl Checked {
 }
 
 impl Place {
+    /// The features to keep, if any.
+    fn features(&self, model: &Model) -> Result<Option<KeptFeatures>, Failure> {
+        if self.dictionaries.is_empty() {
+            return Ok(None);
+        }
+        let mut dictionaries = Dictionaries::default();
+        for (name, one) in &self.dictionaries {
+            dictionaries.add(name, Arc::clone(&one.get().dictionary), model.model.arch())?;
+        }
+        let keys = dictionaries.keys();
+        Ok(Some(KeptFeatures { dictionaries, keys, record: object(&self.dictionary_record)? }))
+    }
+
     fn read<'a>(
         &'a self,
         saver: &'a ActivationSaver,

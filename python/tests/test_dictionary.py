@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT, TINY
 
 from easyroutine import Tensor, tensors
-from easyroutine.errors import EasyroutineError
-from easyroutine.interpretability import Dictionary, HookedModel
+from easyroutine.errors import EasyroutineError, InputError, KeyNotFoundError
+from easyroutine.interpretability import ActivationLoader, ActivationSaver, Dictionary, HookedModel
 
 CASES = ROOT / "fixtures/dictionaries"
 
@@ -148,6 +148,29 @@ def test_features_of_a_run_are_those_that_its_activations_encode_to(gpt2: Hooked
     assert last.of_token(1, 0) == found.of_token(1, 9)
     changed = dictionary.features(gpt2, ids, interventions=[dictionary.ablate(last.of_token(1, 0)[0][0])])
     assert changed.shape == found.shape
+
+
+def test_features_in_a_store_are_those_of_a_run(gpt2: HookedModel, tmp_path: Path) -> None:
+    dictionary, ids = opened("saelens_standard"), ids_of("saelens_standard")
+    rows = [ids[0], ids[1][:6], ids[1]]
+    saver = ActivationSaver(tmp_path, "features")
+    with pytest.raises(InputError, match="must be a Dictionary"):
+        gpt2.extract_to_store(saver, rows, dictionaries={"sae": "a path"})
+    with pytest.raises(InputError, match="workers do not open dictionaries"):
+        gpt2.extract_to_store(saver, rows, dictionaries={"sae": dictionary}, engine="ray")
+    kept = {"extraction_config": {"extract_resid_out": True}, "dictionaries": {"sae": dictionary}}
+    gpt2.extract_to_store(saver, rows, run="first", **kept)
+    run = ActivationLoader(tmp_path, "features").query().open(-1)
+    found, expected = run.features("features_sae"), dictionary.features(gpt2, rows)
+    assert found.indices.tolist() == expected.indices.tolist()
+    assert found.values.tolist() == expected.values.tolist()
+    assert found.shape == (3, 10, 64)
+    assert run.metadata["extraction_config"]["dictionaries"]["sae"]["architecture"] == "standard"
+    with pytest.raises(KeyNotFoundError, match="it has 'features_sae'"):
+        run.features("features_other")
+    other = {**kept, "dictionaries": {"sae": opened("saelens_v5_standard")}}
+    with pytest.raises(EasyroutineError):
+        gpt2.extract_to_store(saver, rows, run="first", resume=True, **other)
 
 
 @pytest.mark.parametrize("case", ["saelens_standard", "sparsify_skip_transcoder", "circuit_tracer_clt"])

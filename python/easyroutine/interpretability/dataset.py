@@ -27,6 +27,7 @@ from easyroutine.progress import progress, token_progress
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from easyroutine.interpretability.dictionary import Dictionary
     from easyroutine.interpretability.hooked_model import HookedModel
     from easyroutine.scale import Ray
     from easyroutine.tokenizer import TextSpans
@@ -307,6 +308,7 @@ def extract_to_store(
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
     engine: Ray | Literal["ray"] | None = None,
+    dictionaries: Mapping[str, Dictionary] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> Place | None:
     """Runs a data set straight into a run of a store, shard by shard: memory holds only one shard.
@@ -324,6 +326,10 @@ def extract_to_store(
     ``engine="ray"`` runs the units on a Ray cluster, by default a new one on this machine;
     ``engine=scale.Ray(workers=8, cpus=4)`` configures it. The run is the same as this process alone would write.
     ``dataloader`` may be a Ray data set.
+
+    ``dictionaries={"sae": dictionary}`` also keeps the features of these dictionaries at the same positions, sparse:
+    :meth:`StoredRun.features` reads ``"features_sae"``, or ``"features_sae_3"`` of a set. The run knows each dictionary by
+    content, so ``resume`` and ``part`` refuse another one.
     """
     if run is None and (resume or part is not None):
         raise InputError("resume and part need a named run", 'name it: run="first"')
@@ -354,6 +360,7 @@ def extract_to_store(
         "unit": None if unit is None else whole(unit, "unit", 1),
         "chat": None if data.chat is None else json.dumps(data.chat),
     }
+    place.update(_features(model, dictionaries, engine))
     if engine is not None and share is not None:
         raise InputError("engine and part exclude each other", "a cluster shares the units by itself")
     annotations = annotations_of(other_metadata, tag)
@@ -365,6 +372,23 @@ def extract_to_store(
         return saver.fill(model, data, settings, annotations, place)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"what is done is kept: run={name!r}, resume=True continues") from None
+
+
+def _features(model: HookedModel, dictionaries: Any, engine: Any) -> dict[str, Any]:
+    """The dictionaries whose features a run keeps, and their description, in the engine's form."""
+    from easyroutine.interpretability.dictionary import Dictionary
+
+    given = mapping({} if dictionaries is None else dictionaries, "dictionaries")
+    for name, one in given.items():
+        if not isinstance(one, Dictionary):
+            raise InputError(f"dictionaries[{name!r}] is {one!r:.80}; it must be a Dictionary", "Dictionary.open(path)")
+        one.fit(model)
+    if given and engine is not None:
+        raise InputError("engine and dictionaries exclude each other: workers do not open dictionaries")
+    return {
+        "dictionaries": [(string(name, "the name of a dictionary"), one._engine) for name, one in given.items()],
+        "dictionary_record": json.dumps({name: one._record for name, one in given.items()}),
+    }
 
 
 def _share(part: Any) -> tuple[int, int]:

@@ -90,6 +90,14 @@ class Dictionary:
         #: Its description: format, architecture, layers with place, widths, norm and activation, and what its publisher
         #: says.
         self.certificate: dict[str, Any] = json.loads(self._engine.certificate())
+        #: What the record of a run says about it.
+        self._record = {
+            "path": self._path,
+            "format": self.certificate["format"],
+            "architecture": self.certificate["architecture"],
+            "place": place,
+            "norm_factor": norm_factor,
+        }
         for text in self.certificate["warnings"]:
             warnings.warn(text, stacklevel=2)
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from easyroutine import tensors
-from easyroutine._core import Run, readable
+from easyroutine._core import Run, Tensor, readable
 from easyroutine.checks import listed, whole
 from easyroutine.errors import InputError, KeyNotFoundError
 from easyroutine.interpretability.activation_cache import ActivationCache
 from easyroutine.interpretability.metadata import record_of
 from easyroutine.interpretability.page import Page, page_of_run
 from easyroutine.interpretability.stored import Node, entries_of, read_object, read_rows, read_value, tensors_of
+
+if TYPE_CHECKING:
+    from easyroutine.interpretability.dictionary import Features
 
 __all__ = ["StoredRun", "without_inner"]
 
@@ -64,6 +68,37 @@ class StoredRun(Mapping[str, Any]):
         if key in self.fields:
             return node["json"][start:stop]
         return tensors.handed_out(read_rows(node, self._run, start, stop, key))
+
+    def features(self, key: str) -> Features:
+        """The features of a dictionary that the run keeps, sparse: ``"features_sae"``, or ``"features_sae_3"`` of a set.
+
+        Its positions count the kept tokens of each row, up to the last one of any row at which a feature is active.
+        """
+        from easyroutine.interpretability.dictionary import Features
+
+        config = self.metadata.get("extraction_config")
+        sizes = config.get("features") if isinstance(config, Mapping) else None
+        if not isinstance(sizes, Mapping) or key not in sizes:
+            held = ", ".join(map(repr, sizes)) if isinstance(sizes, Mapping) else "none"
+            raise KeyNotFoundError(f"the run has no features {key!r}; it has {held}")
+        places, values = array("q"), array("f")
+        longest = 0
+        rows = read_value(self._node(f"{key}.indices"), self._run.read)
+        for number, (indices, found) in enumerate(
+            zip(rows, read_value(self._node(f"{key}.values"), self._run.read), strict=True)
+        ):
+            for position, feature in indices.tolist():
+                places.extend((number, position, feature))
+                longest = max(longest, position + 1)
+            values.extend(found.tolist())
+        handed = (
+            tensors.handed_out(Tensor.from_bytes(numbers.tobytes(), shape, dtype))
+            for numbers, shape, dtype in (
+                (places, (len(values), 3), "int64"),
+                (values, (len(values),), "float32"),
+            )
+        )
+        return Features(next(handed), next(handed), (len(rows), longest, int(sizes[key])))
 
     @property
     def tags(self) -> list[str]:
