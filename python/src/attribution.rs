@@ -1,5 +1,10 @@
 //! Attribution patching and integrated gradients.
 
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
 use easyroutine::Stop;
 use easyroutine::attribution::{self, Baseline, Check, Quadrature};
 use easyroutine::positions::Context;
@@ -7,6 +12,7 @@ use easyroutine::request::Request;
 use easyroutine::sites::Selector;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use serde_json::{Value, json};
 
 use crate::cache;
 use crate::errors::Failure;
@@ -33,6 +39,17 @@ pub(crate) struct PatchingSettings {
     seed: u64,
 }
 
+impl PatchingSettings {
+    fn request(&self) -> Result<Request, Failure> {
+        let activations: Result<Vec<Selector>, _> = self.keys.iter().map(|key| key.parse()).collect();
+        Ok(Request {
+            activations: activations.map_err(|e| Failure::from(easyroutine::Error::from(e)))?,
+            positions: specifiers(&self.positions)?,
+            ..Request::default()
+        })
+    }
+}
+
 /// Scores by activation as entries of a cache; `metric` and `base_metric` [B]; and `checks`, JSON for each row.
 pub(crate) fn patching<'py>(
     py: Python<'py>,
@@ -42,12 +59,7 @@ pub(crate) fn patching<'py>(
     settings: &PatchingSettings,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let activations: Result<Vec<Selector>, _> = settings.keys.iter().map(|key| key.parse()).collect();
-    let request = Request {
-        activations: activations.map_err(|e| Failure::from(easyroutine::Error::from(e)))?,
-        positions: specifiers(&settings.positions)?,
-        ..Request::default()
-    };
+    let request = settings.request()?;
     let metrics = settings.metrics.iter().map(metric).collect::<Result<Vec<_>, _>>()?;
     let rule = rule(&settings.rule)?;
     let (base, target) = (views(base, 0), views(target, 0));
@@ -132,6 +144,103 @@ pub(crate) fn integrated<'py>(
     result.set_item("missing", numbers(&found.missing))?;
     result.set_item("attributions", cache::value(py, found.attributions)?)?;
     Ok(result)
+}
+
+/// The number of pairs; the mean metric of the corrupted and of the clean prompts; and for each activation its name, its mean
+/// scores and whether there is one a part.
+type MeanScores = (usize, [f64; 2], Vec<(String, Vec<f64>, bool)>);
+
+/// Sums of attribution patching over many pairs, kept in a file.
+#[pyclass(frozen, module = "easyroutine._core")]
+pub(crate) struct AttributionSums {
+    sums: Mutex<attribution::AttributionSums>,
+    file: Option<PathBuf>,
+    told: Value,
+    settings: PatchingSettings,
+}
+
+#[pymethods]
+impl AttributionSums {
+    /// Sums to add to; those of a file, if it is there.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        model: &Model,
+        file: Option<PathBuf>,
+        settings: PatchingSettings,
+    ) -> Result<AttributionSums, Failure> {
+        py.detach(|| {
+            let digest = match &file {
+                Some(_) => Some(model.identity.digest()?),
+                None => None,
+            };
+            let metric = settings.metrics.first().map(|(name, ..)| name);
+            let told = json!({"model_digest": digest, "activations": settings.keys, "positions": settings.positions,
+                "seed": settings.seed, "rule": settings.rule, "metric": metric});
+            let sums = match &file {
+                Some(file) if file.exists() => attribution::AttributionSums::read(file, &told)?,
+                _ => attribution::AttributionSums::default(),
+            };
+            Ok(AttributionSums { sums: Mutex::new(sums), file, told, settings })
+        })
+    }
+
+    /// Adds the scores of the next pair, unless it is among the sums already.
+    fn add(
+        &self,
+        py: Python<'_>,
+        model: &Model,
+        clean: RowInput,
+        corrupted: RowInput,
+        metric: MetricInput,
+    ) -> Result<(), Failure> {
+        let metric = crate::gradients::metric(&metric)?;
+        let (request, rule) = (self.settings.request()?, rule(&self.settings.rule)?);
+        let context = Context { special: model.special(), seed: self.settings.seed, ..Context::default() };
+        let signals = Signals::new();
+        py.detach(|| {
+            let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+            let ids = [&clean.0[..], &corrupted.0[..]];
+            if sums.has(ids, metric)? {
+                return Ok(());
+            }
+            let stop = Stop::When(&|| signals.is_stopped());
+            let (base, target) = ([clean.clone()], [corrupted.clone()]);
+            let (base, target) = (views(&base, 0), views(&target, 0));
+            let (engine, metrics) = (&model.model, [metric]);
+            let found = attribution::attribution_patching(
+                engine, &base, &target, &request, &metrics, rule, context, stop,
+            )
+            .map_err(|error| signals.failure(error))?;
+            sums.add(ids, metric, &found);
+            Ok(())
+        })
+    }
+
+    /// Writes the sums into their file, if they have one.
+    fn write(&self, py: Python<'_>) -> Result<(), Failure> {
+        let Some(file) = &self.file else { return Ok(()) };
+        py.detach(|| {
+            let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+            crate::edges::written(file, |at| sums.write(&self.told, &mut BufWriter::new(File::create(at)?)))
+        })?;
+        Ok(())
+    }
+
+    /// The means. An error if the data set has fewer pairs than were summed.
+    fn finish(&self) -> Result<MeanScores, Failure> {
+        let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        sums.summed().finish()?;
+        let mut found: Vec<(String, Vec<f64>, bool)> = Vec::new();
+        for ((point, part), score) in sums.means() {
+            let name = point.to_string();
+            match found.last_mut() {
+                Some((last, scores, _)) if *last == name => scores.push(score),
+                _ => found.push((name, vec![score], part.is_some())),
+            }
+        }
+        Ok((sums.summed().pairs(), sums.metrics(), found))
+    }
 }
 
 fn numbers(values: &[f64]) -> Tensor {

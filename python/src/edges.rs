@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use easyroutine::attribution::edges::{
     Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, Faithfulness, ends, sizes,
@@ -73,7 +74,8 @@ pub(crate) fn edges(
         let mut sums = EdgeSums::new(&graph);
         for row in 0..n {
             told.tell(row, 2 * n)?;
-            sums.add(&scorer.score(&clean[row].0, &corrupt[row].0, of(row), stop)?);
+            let (clean, corrupt) = (&clean[row].0, &corrupt[row].0);
+            sums.add([clean, corrupt], of(row), &scorer.score(clean, corrupt, of(row), stop)?);
         }
         let scores = sums.mean();
         let mut circuits = vec![Circuit::top(&graph, &scores, settings.top)?];
@@ -178,18 +180,53 @@ pub(crate) fn fit_jacobian(
     rows: &[Vec<u32>],
     path: &Path,
     skip_first: usize,
+    resume: bool,
     progress: Option<Py<PyAny>>,
 ) -> Result<String, Failure> {
     let signals = Signals::new();
     let mut told = Told::new(progress);
     let engine = &model.model;
+    let is_torch = path.extension().is_some_and(|ending| ending == "pt");
     let found = py.detach(|| -> easyroutine::Result<String> {
         let options = FitOptions { skip_first, ..FitOptions::default() };
-        let mut sums = JacobianSums::new(engine.arch(), options)?;
-        for (number, ids) in rows.iter().enumerate() {
+        let digest = model.identity.digest()?;
+        // As `easyroutine jacobian fit` describes it, so that either resumes what the other began.
+        let description = |sums: &JacobianSums, next: usize| {
+            let mut description = sums.description();
+            description["model_digest"] = json!(digest);
+            description["part"] = json!("1/1");
+            description["next"] = json!(next);
+            description["tokens"] = Value::Null;
+            description
+        };
+        let write = |sums: &JacobianSums, next: usize| {
+            let description = description(sums, next);
+            written(path, |at| sums.write(&description, &mut BufWriter::new(File::create(at)?)))
+        };
+        let (mut sums, first) = match resume && path.exists() {
+            true => resumed(path, digest, options, engine.arch().d_model, engine.arch().layers.len())?,
+            false => (JacobianSums::new(engine.arch(), options)?, 0),
+        };
+        if first > rows.len() {
+            let text = format!("{}: covers {first} prompts, and {} are given", path.display(), rows.len());
+            return Err(Error::input(text).hint("give the same prompts, in the same order"));
+        }
+        let mut kept = Instant::now();
+        for (number, ids) in rows.iter().enumerate().skip(first) {
             let stop = Stop::When(&|| signals.is_stopped());
             let d = sums.d_model;
-            sums.add(engine, ids, stop, |done, _| told.tell(number * d + done, rows.len() * d))?;
+            let added = sums.add(engine, ids, stop, |done, _| told.tell(number * d + done, rows.len() * d));
+            if let Err(error) = added {
+                // Keep the work done before.
+                if !is_torch && number > first {
+                    write(&sums, number)?;
+                }
+                return Err(error);
+            }
+            if !is_torch && kept.elapsed() >= PAUSE {
+                write(&sums, number + 1)?;
+                kept = Instant::now();
+            }
         }
         if sums.n_prompts == 0 {
             return Err(Error::input(format!(
@@ -198,18 +235,38 @@ pub(crate) fn fit_jacobian(
             ))
             .hint("give longer rows, or a smaller skip_first"));
         }
-        let mut said = sums.description();
-        said["tokens"] = Value::Null;
-        match path.extension().is_some_and(|ending| ending == "pt") {
+        match is_torch {
             true => {
                 let bytes = sums.to_torch()?;
                 written(path, |at| std::fs::write(at, bytes))?;
             }
-            false => written(path, |at| sums.write(&said, &mut BufWriter::new(File::create(at)?)))?,
+            false => write(&sums, rows.len())?,
         }
-        Ok(said.to_string())
+        Ok(description(&sums, rows.len()).to_string())
     });
     found.map_err(|error| told.failure(&signals, error))
+}
+
+/// The sums of a stopped fit, and the number of rows that it covers.
+fn resumed(
+    path: &Path,
+    digest: &str,
+    options: FitOptions,
+    d_model: usize,
+    n_layers: usize,
+) -> easyroutine::Result<(JacobianSums, usize)> {
+    let (sums, told) = JacobianSums::read(path)?;
+    let is_same = told["model_digest"] == digest
+        && told["part"] == "1/1"
+        && told["tokens"].is_null()
+        && (sums.options, sums.d_model, sums.n_layers() + 1) == (options, d_model, n_layers);
+    match told["next"].as_u64().and_then(|next| usize::try_from(next).ok()).filter(|_| is_same) {
+        Some(next) => Ok((sums, next)),
+        None => Err(Error::input(format!(
+            "{}: was begun with another model, another skip_first, cut prompts, or in parts",
+            path.display()
+        ))),
+    }
 }
 
 /// How a tuned lens is trained, as Python writes it.
@@ -221,9 +278,13 @@ pub(crate) struct TuneSettings {
     steps: usize,
     rows: usize,
     seed: u64,
+    resume: bool,
 }
 
-/// Trains a tuned lens on rows and saves it in a folder; returns the mean loss of every step.
+/// The shortest time between two writes of what a fit has so far.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Trains a tuned lens on rows and saves it in a folder; returns the mean loss of every step made.
 pub(crate) fn tune(
     py: Python<'_>,
     model: &Model,
@@ -240,29 +301,81 @@ pub(crate) fn tune(
             return Err(Error::input("no rows to train on"));
         }
         let optimiser = Optimiser::from_name(&settings.optimiser, settings.rate)?;
-        let mut tuning = Tuning::new(engine, optimiser, settings.steps)?;
-        let mut losses = Vec::with_capacity(settings.steps);
-        for step in 0..settings.steps {
-            told.tell(step, settings.steps)?;
-            let order = shuffled(rows.len(), settings.rows, settings.seed, step);
-            let some: Vec<&[u32]> = order.into_iter().map(|row| rows[row].as_slice()).collect();
-            let made = tuning.step(engine, &some, Stop::When(&|| signals.is_stopped()))?;
-            losses.push(made.losses.iter().sum::<f64>() / made.losses.len() as f64);
+        let state = folder.join("state.safetensors");
+        if settings.resume && !state.exists() && folder.join("params.pt").exists() {
+            let text = format!("{}: its lens is finished, so there is nothing to resume", folder.display());
+            return Err(Error::input(text).hint("name another folder to train anew"));
         }
-        told.tell(settings.steps, settings.steps)?;
+        // As `easyroutine tune` describes it, so that either resumes what the other began.
+        let origin = json!({
+            "model_digest": model.identity.digest()?,
+            "rows": settings.rows,
+            "seed": settings.seed,
+            "tokens": null,
+            "prompts": rows.len(),
+        });
+        let mut tuning = match settings.resume && state.exists() {
+            true => {
+                let (tuning, of_state) = Tuning::read_state(engine, &state)?;
+                if of_state != origin || (tuning.optimiser, tuning.steps) != (optimiser, settings.steps) {
+                    let text = format!(
+                        "{}: was begun with other options, prompts or another model",
+                        state.display()
+                    );
+                    return Err(
+                        Error::input(text).hint("give the same prompts and options, or name another folder")
+                    );
+                }
+                tuning
+            }
+            false => Tuning::new(engine, optimiser, settings.steps)?,
+        };
         let at =
             |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", folder.display())).because(e);
         std::fs::create_dir_all(folder).map_err(at)?;
+        let keep = |tuning: &Tuning| {
+            written(&state, |at| tuning.write_state(&origin, &mut BufWriter::new(File::create(at)?)))
+        };
+        let (mut losses, mut kept) = (Vec::with_capacity(settings.steps), Instant::now());
+        while tuning.done < settings.steps {
+            let order = shuffled(rows.len(), settings.rows, settings.seed, tuning.done);
+            let some: Vec<&[u32]> = order.into_iter().map(|row| rows[row].as_slice()).collect();
+            let made = told
+                .tell(tuning.done, settings.steps)
+                .and_then(|()| tuning.step(engine, &some, Stop::When(&|| signals.is_stopped())));
+            let made = match made {
+                Err(error) => {
+                    // Keep the work done before.
+                    if tuning.done > 0 {
+                        keep(&tuning)?;
+                    }
+                    return Err(error);
+                }
+                Ok(made) => made,
+            };
+            losses.push(made.losses.iter().sum::<f64>() / made.losses.len() as f64);
+            if kept.elapsed() >= PAUSE {
+                keep(&tuning)?;
+                kept = Instant::now();
+            }
+        }
+        told.tell(settings.steps, settings.steps)?;
         let (params, config) = (save_tuned_lens(&tuning)?, tuned_lens_config(engine, model.name(), None));
         written(&folder.join("params.pt"), |at| std::fs::write(at, &params))?;
         written(&folder.join("config.json"), |at| std::fs::write(at, config.to_string() + "\n"))?;
-        Ok(losses)
+        match std::fs::remove_file(&state) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(at(e)),
+            _ => Ok(losses),
+        }
     });
     found.map_err(|error| told.failure(&signals, error))
 }
 
 /// Writes a file beside its final place and renames it, so that it is complete or absent.
-fn written(path: &Path, fill: impl FnOnce(&PathBuf) -> std::io::Result<()>) -> easyroutine::Result<()> {
+pub(crate) fn written(
+    path: &Path,
+    fill: impl FnOnce(&PathBuf) -> std::io::Result<()>,
+) -> easyroutine::Result<()> {
     let at = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".partial");

@@ -44,6 +44,8 @@ mod _core {
     #[pymodule_export]
     use super::attention::Attention;
     #[pymodule_export]
+    use super::attribution::AttributionSums;
+    #[pymodule_export]
     use super::checkpoints::{checkpoints_page, compare_checkpoints};
     #[pymodule_export]
     use super::dictionary::Dictionary;

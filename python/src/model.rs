@@ -375,9 +375,10 @@ impl Model {
         rows: Vec<Vec<u32>>,
         path: PathBuf,
         skip_first: usize,
+        resume: bool,
         progress: Option<Py<PyAny>>,
     ) -> Result<String, Failure> {
-        edges::fit_jacobian(py, self, &rows, &path, skip_first, progress)
+        edges::fit_jacobian(py, self, &rows, &path, skip_first, resume, progress)
     }
 
     /// Compares the activations in a file with ours; returns JSON.

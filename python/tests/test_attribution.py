@@ -95,6 +95,94 @@ def test_a_circuit_has_scores_runs_and_pictures(llama: HookedModel, pair: Any, t
         llama.edges(clean, corrupt, answer=answer, against=against, method="ifr")  # type: ignore[arg-type]
 
 
+class Stopped(Exception):
+    """Raised by a callback in the middle of some work."""
+
+
+def test_mean_scores_are_resumed_to_the_bit(llama: HookedModel, pair: Any, tmp_path: Path) -> None:
+    keys = ("clean", "corrupt", "answer", "against")
+    pairs = [dict(zip(keys, row, strict=True)) for row in zip(*pair, strict=True)]
+    whole = llama.mean_attribution(pairs, ["z_L*", "resid_in_1"])
+    assert (
+        whole["pairs"] == 2 and len(whole["scores"]["z_L0"]) == 4 and isinstance(whole["scores"]["resid_in_1"], float)
+    )
+    one = llama.attribution_patching(pair[1], pair[0], "resid_in_1", answer=pair[2], against=pair[3])
+    assert whole["scores"]["resid_in_1"] == pytest.approx(sum(map(sum, one["resid_in_1"].tolist())) / 2, rel=1e-5)
+
+    def stop(done: int) -> None:
+        raise Stopped
+
+    state = tmp_path / "sums.safetensors"
+    with pytest.raises(Stopped):
+        llama.mean_attribution(pairs, ["z_L*", "resid_in_1"], state=state, on_progress=stop)
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in pairs), encoding="utf-8")
+    heard: list[int] = []
+    resumed = llama.mean_attribution(file, ["z_L*", "resid_in_1"], state=state, on_progress=heard.append)
+    assert resumed == whole and heard == [1, 2]
+    with pytest.raises(InputError, match="not the first of these"):
+        llama.mean_attribution(pairs[::-1], ["z_L*", "resid_in_1"], state=state)
+    with pytest.raises(InputError, match="sums hold 2 pairs, and 1 are read"):
+        llama.mean_attribution(pairs[:1], ["z_L*", "resid_in_1"], state=state)
+    with pytest.raises(InputError, match="other activations"):
+        llama.mean_attribution(pairs, "z_L*", state=state)
+    with pytest.raises(InputError, match="safetensors file"):
+        llama.mean_attribution(pairs, "z_L*", state=tmp_path / "sums.pt")
+    with pytest.raises(InputError, match="pair 0 has no 'corrupt'"):
+        llama.mean_attribution([{"clean": [1]}], "z_L*")
+    with pytest.raises(InputError, match="no pair"):
+        llama.mean_attribution([], "z_L*")
+    with pytest.warns(UserWarning, match="'note'"):
+        llama.mean_attribution([{**pairs[0], "note": 1}], "z_L*")
+    file.write_text("{}\n{", encoding="utf-8")
+    with pytest.raises(InputError, match="pair 0 has no 'clean'"):
+        llama.mean_attribution(file, "z_L*")
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="line 1"):
+        llama.mean_attribution(file, "z_L*")
+    file.write_bytes(b"\xff\n")
+    with pytest.raises(InputError, match="UTF-8"):
+        llama.mean_attribution(file, "z_L*")
+
+
+def test_fits_that_were_stopped_are_resumed_to_the_bit(llama: HookedModel, tmp_path: Path) -> None:
+    prompts = tensor_of(TINY / "llama" / "jacobian_lens.safetensors", "prompts")
+    parts = [tmp_path / name for name in ("whole.safetensors", "resumed.safetensors")]
+
+    def stop(share: float) -> Any:
+        def told(done: int, of: int) -> None:
+            if done >= share * of:
+                raise Stopped
+
+        return told
+
+    llama.fit_jacobian_lens(prompts, parts[0], skip_first=2)
+    with pytest.raises(Stopped):
+        llama.fit_jacobian_lens(prompts, parts[1], skip_first=2, on_progress=stop(0.6))
+    assert parts[1].read_bytes() != parts[0].read_bytes()
+    with pytest.raises(InputError, match="another skip_first"):
+        llama.fit_jacobian_lens(prompts, parts[1], skip_first=3, resume=True)
+    with pytest.raises(InputError, match="and 1 are given"):
+        llama.fit_jacobian_lens(prompts[:1], parts[1], skip_first=2, resume=True)
+    llama.fit_jacobian_lens(prompts, parts[1], skip_first=2, resume=True)
+    assert parts[1].read_bytes() == parts[0].read_bytes()
+    with pytest.raises(InputError, match="exact sums"):
+        llama.fit_jacobian_lens(prompts, tmp_path / "x.pt", resume=True)
+
+    settings: dict[str, Any] = {"steps": 6, "rows_per_step": 3, "seed": 4}
+    whole = llama.tune_lens(prompts, tmp_path / "whole", **settings)
+    with pytest.raises(Stopped):
+        llama.tune_lens(prompts, tmp_path / "resumed", **settings, on_progress=stop(0.5))
+    with pytest.raises(InputError, match="other options"):
+        llama.tune_lens(prompts, tmp_path / "resumed", **{**settings, "seed": 5}, resume=True)
+    assert llama.tune_lens(prompts, tmp_path / "resumed", **settings, resume=True) == whole[3:]
+    for name in ("params.pt", "config.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()
+    assert sorted(file.name for file in (tmp_path / "resumed").iterdir()) == ["config.json", "params.pt"]
+    with pytest.raises(InputError, match="nothing to resume"):
+        llama.tune_lens(prompts, tmp_path / "resumed", **settings, resume=True)
+
+
 def test_fitted_lenses_are_read_again(llama: HookedModel, tmp_path: Path) -> None:
     file = TINY / "llama" / "jacobian_lens.safetensors"
     prompts = tensor_of(file, "prompts")

@@ -148,9 +148,14 @@ fn pairs_of_a_file_are_summed_and_gone_on_with() {
     let resumed = json(&[&fixed[..], &["--state", state]].concat());
     assert_eq!(whole["edges"], resumed["edges"]);
     let fewer = fails(2, &[&fixed[..], &["--state", state, "--limit", "2"]].concat());
-    assert!(fewer.contains("sums of 3 pairs, and 2 are read"), "{fewer}");
+    assert!(fewer.contains("sums hold 3 pairs, and 2 are read"), "{fewer}");
     let other = fails(2, &[&fixed[..], &["--state", state, "--method", "eap"]].concat());
     assert!(other.contains("another model, method"), "{other}");
+    let apart = folder.path().join("apart.jsonl");
+    let lines = std::fs::read_to_string(&pairs).unwrap();
+    std::fs::write(&apart, lines.lines().rev().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let other = [&["edges", "--pairs", apart.to_str().unwrap()], &fixed[3..], &["--state", state]].concat();
+    assert!(fails(2, &other).contains("not the first of these"));
     let wrong = folder.path().join("wrong.jsonl");
     for (line, message) in [
         ("{\"clean\": \"a\"}", "no field `corrupt`"),
@@ -171,6 +176,53 @@ fn pairs_of_a_file_are_summed_and_gone_on_with() {
         let said = fails(code, &["edges", "--pairs", wrong.to_str().unwrap(), "-m", &model]);
         assert!(said.contains("line 1") && said.contains(message), "{line}: {said}");
     }
+}
+
+#[test]
+fn mean_scores_of_pairs_are_resumed_to_the_bit() {
+    let (model, folder) = (tiny("llama"), tempfile::tempdir().unwrap());
+    let (pairs, state) = (pairs(folder.path()), folder.path().join("s.safetensors"));
+    let state = state.to_str().unwrap();
+    let fixed = [
+        "attribute",
+        "--pairs",
+        &pairs,
+        "-m",
+        &model,
+        "-a",
+        "z_L*,resid_in_1",
+        "-k",
+        "20",
+        "--format",
+        "json",
+    ];
+    let whole = json(&fixed);
+    assert_eq!(whole["pairs"], 3);
+    json(&[&fixed[..], &["--state", state, "--limit", "1"]].concat());
+    let first = std::fs::read(state).unwrap();
+    let with_state = [&fixed[..], &["--state", state]].concat();
+    let resumed = json(&with_state);
+    assert_eq!(resumed, whole);
+    // A bad pair ends the run, which keeps what it has: with the pair mended, the next run is the same.
+    std::fs::write(state, first).unwrap();
+    let lines = std::fs::read_to_string(&pairs).unwrap();
+    let spoilt: Vec<&str> = lines.lines().take(2).chain(["{\"clean\": \"a\"}"]).collect();
+    let bad = folder.path().join("bad.jsonl");
+    std::fs::write(&bad, spoilt.join("\n")).unwrap();
+    let mut words = with_state.clone();
+    words[2] = bad.to_str().unwrap();
+    assert!(fails(1, &words).contains("line 3"));
+    assert_eq!(json(&with_state), whole);
+    let fewer = fails(2, &[&with_state[..], &["--limit", "2"]].concat());
+    assert!(fewer.contains("sums hold 3 pairs, and 2 are read"), "{fewer}");
+    let other = fails(2, &[&with_state[..], &["--rule", "relp"]].concat());
+    assert!(other.contains("metric or rule"), "{other}");
+    std::fs::write(&bad, lines.lines().rev().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    let kept = std::fs::read(state).unwrap();
+    assert!(fails(2, &words).contains("not the first of these"));
+    assert_eq!(std::fs::read(state).unwrap(), kept, "a refusal changes nothing");
+    let one = ["attribute", "a b", "--base", "b a", "-m", &model, "--state", state];
+    assert!(fails(2, &one).contains("--pairs"));
 }
 
 #[test]

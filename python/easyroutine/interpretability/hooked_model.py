@@ -26,6 +26,7 @@ from easyroutine.interpretability import (
     gradients,
     graphs,
     lens_fits,
+    mean_attribution,
     patching,
 )
 from easyroutine.interpretability.activation_cache import ActivationCache
@@ -289,6 +290,7 @@ class HookedModel(DescribedModel):
     compare = comparison.compare
     attribution_patching = attribution.attribution_patching
     integrated_gradients = attribution.integrated_gradients
+    mean_attribution = mean_attribution.mean_attribution
     edges = circuits.edges
     attribution_graph = graphs.attribution_graph
     fit_jacobian_lens = lens_fits.fit_jacobian_lens

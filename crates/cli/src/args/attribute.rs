@@ -1,5 +1,7 @@
 //! Arguments of `attribute`.
 
+use std::path::PathBuf;
+
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::{DictFlags, Measure, ModelFlag, PromptOrPairs, RuleArg};
@@ -41,6 +43,9 @@ pub(crate) struct Attribute {
     /// For `patching`: also run the N largest cells, and report how well the estimates agree.
     #[arg(long, value_name = "N", conflicts_with = "pairs")]
     pub(crate) check: Option<usize>,
+    /// For `--pairs`: keep the sums here while pairs are read, and resume from them if the file exists (.safetensors).
+    #[arg(long, value_name = "FILE", requires = "pairs")]
+    pub(crate) state: Option<PathBuf>,
     /// For `integrated`: the points of the sum; `gausslegendre` by default.
     #[arg(long, value_enum, value_name = "RULE")]
     pub(crate) points: Option<PointsArg>,

@@ -1,14 +1,14 @@
 //! `attribute --pairs`: mean scores of many pairs, summed over positions.
 
-use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use easyroutine::Stop;
-use easyroutine::attribution::attribution_patching;
+use easyroutine::attribution::{AttributionSums, attribution_patching};
 use easyroutine::gradients::Rule;
 use easyroutine::positions::{Context, Row};
 use easyroutine::request::Request;
-use easyroutine::sites::Point;
 use easyroutine_app::reports;
 use serde_json::{Value, json};
 
@@ -17,9 +17,13 @@ use super::grad::tensor_file;
 use super::pairs::{Pairs, count};
 use crate::args::{Args, Attribute, RuleArg, SmoothArg};
 use crate::failure::Failure;
+use crate::hosted;
 use crate::output::{self, Cell, PLAIN};
 use crate::progress::Counted;
 use crate::session;
+
+/// The shortest time between two writes of the sums.
+const PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &Args, attribute: &Attribute, file: &Path) -> Result<(), Failure> {
     if tensor_file(args)?.is_some() {
@@ -43,36 +47,66 @@ pub(super) fn run(args: &Args, attribute: &Attribute, file: &Path) -> Result<(),
     let pairs = Pairs { model, tokenizer: &tokenizer, cutting: &attribute.prompt.cutting, metric };
     let limit = attribute.prompt.limit;
     let (all, bar) = (count(file, limit, metric)?, Counted::new("pairs"));
-    let mut sums: BTreeMap<(Point, Option<usize>), f64> = BTreeMap::new();
-    let (mut n, mut values) = (0usize, [0.0; 2]);
-    let read = pairs.each(file, limit, |pair| {
-        let (clean, corrupted) = ([Row::of(0, &pair.clean)], [Row::of(0, &pair.corrupted)]);
-        let metrics = [pair.metric];
-        let found =
-            attribution_patching(model, &clean, &corrupted, &request, &metrics, rule, context, Stop::Never)?;
-        for (point, kept) in &found.scores {
-            // Cells of a pattern are at other positions in every pair.
-            let parts = kept.row_shapes[0].get(1).copied().filter(|_| !point.site().is_pairwise());
-            for (i, value) in kept.row(0).iter().enumerate() {
-                let part = parts.map(|parts| i % parts);
-                *sums.entry((*point, part)).or_default() += f64::from(*value);
-            }
+    let name = metric_name(metric);
+    let origin = match &attribute.state {
+        None => Value::Null,
+        // The digest reads every weight, so compute it only if a later run will continue from here.
+        Some(_) => json!({
+            "model_digest": session.identity.digest()?,
+            "activations": keys,
+            "positions": attribute.positions,
+            "seed": attribute.seed,
+            "rule": reports::rule_name(rule),
+            "metric": name,
+        }),
+    };
+    let mut sums = match &attribute.state {
+        Some(state) if state.exists() => {
+            let sums = AttributionSums::read(state, &origin)?;
+            let pairs = sums.summed().pairs();
+            output::note("note", &format!("continues after {pairs} pairs of {}", state.display()));
+            sums
         }
-        values[0] += found.target[0];
-        values[1] += found.base[0];
-        n += 1;
-        Ok(bar.tell(n, all)?)
+        Some(state) => output::folder_exists(state).map(|()| AttributionSums::default())?,
+        None => AttributionSums::default(),
+    };
+    let keep = |sums: &AttributionSums| match &attribute.state {
+        Some(state) => {
+            output::replace(state, |at| sums.write(&origin, &mut BufWriter::new(File::create(at)?)))
+        }
+        None => Ok(()),
+    };
+    let (mut number, mut kept) = (0, Instant::now());
+    let read = pairs.each(file, limit, |pair| {
+        number += 1;
+        let ids = [&pair.clean[..], &pair.corrupted[..]];
+        if sums.has(ids, pair.metric)? {
+            return Ok(bar.tell(number, all)?);
+        }
+        let [clean, corrupted] = ids.map(|ids| [Row::of(0, ids)]);
+        let metrics = [pair.metric];
+        let stop = hosted::stop();
+        let found = attribution_patching(model, &clean, &corrupted, &request, &metrics, rule, context, stop)?;
+        sums.add(ids, pair.metric, &found);
+        if kept.elapsed() >= PAUSE {
+            keep(&sums)?;
+            kept = Instant::now();
+        }
+        Ok(bar.tell(number, all)?)
     });
     bar.finish();
+    // Keep the work done before a bad pair.
+    keep(&sums)?;
     read?;
-    let [corrupted, clean] = values.map(|value| value / n as f64);
+    if let Some(state) = &attribute.state {
+        sums.summed().finish().map_err(|e| e.at(state.display()))?;
+    }
+    let (n, [corrupted, clean]) = (sums.summed().pairs(), sums.metrics());
     // The metric of a run compared with itself says nothing.
     let clean = (!matches!(metric, SmoothArg::Kl | SmoothArg::Ce)).then_some(clean);
     let of_clean = clean.map_or(String::new(), |clean| format!("; of the clean prompts {clean:.6}"));
-    let name = metric_name(metric);
     output::note("metric", &format!("mean {name} of {n} corrupted prompts = {corrupted:.6}{of_clean}"));
-    let mut scores: Vec<((Point, Option<usize>), f64)> =
-        sums.into_iter().map(|(cell, sum)| (cell, sum / n as f64)).collect();
+    let mut scores = sums.means();
     scores.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0)));
     scores.truncate(attribute.k as usize);
     let cells: Vec<Value> = scores

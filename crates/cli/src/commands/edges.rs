@@ -152,7 +152,6 @@ impl Opened<'_> {
             "steps": steps,
             "rule": reports::rule_name(self.edges.rule.rule()),
             "metric": metric_name(self.edges.metric),
-            "pairs": self.edges.pairs,
         }))
     }
 
@@ -163,7 +162,10 @@ impl Opened<'_> {
         let mut sums = match &self.edges.state {
             Some(file) if file.exists() => {
                 let sums = EdgeSums::read(graph, file, &origin)?;
-                output::note("note", &format!("continues after {} pairs of {}", sums.pairs, file.display()));
+                output::note(
+                    "note",
+                    &format!("continues after {} pairs of {}", sums.summed.pairs(), file.display()),
+                );
                 sums
             }
             Some(file) => output::folder_exists(file).map(|()| EdgeSums::new(graph))?,
@@ -180,10 +182,11 @@ impl Opened<'_> {
         let (mut number, mut kept) = (0, Instant::now());
         let scored = self.each_pair(|pair| {
             number += 1;
-            if number <= sums.pairs {
+            if sums.summed.has(&pair.clean, &pair.corrupted, pair.metric)? {
                 return Ok(());
             }
-            sums.add(&scorer.score(&pair.clean, &pair.corrupted, pair.metric, hosted::stop())?);
+            let found = scorer.score(&pair.clean, &pair.corrupted, pair.metric, hosted::stop())?;
+            sums.add([&pair.clean, &pair.corrupted], pair.metric, &found);
             bar.tell(number, all)?;
             if kept.elapsed() >= PAUSE {
                 keep(&sums)?;
@@ -195,15 +198,10 @@ impl Opened<'_> {
         // Keep the work done before a bad pair.
         keep(&sums)?;
         scored?;
-        match &self.edges.state {
-            Some(file) if number < sums.pairs => Err(Failure::usage(format!(
-                "{}: holds sums of {} pairs, and {number} are read here",
-                file.display(),
-                sums.pairs
-            ))
-            .hint("read as many pairs, or name another file")),
-            _ => Ok(sums.mean()),
+        if let Some(file) = &self.edges.state {
+            sums.summed.finish().map_err(|e| e.at(file.display()))?;
         }
+        Ok(sums.mean())
     }
 
     /// Runs the circuit, and those of the curve, on every pair.

@@ -58,9 +58,9 @@ fn circuits_have_the_edges_and_the_metric_of_the_references() {
         let scorer = EdgeScorer::new(&case.model, EdgeMethod::EapIg { steps: 8 }, Rule::Gradient).unwrap();
         let mut sums = EdgeSums::new(&graph);
         for row in 0..2 {
-            sums.add(
-                &scorer.score(&case.clean[row], &case.corrupt[row], case.metrics[row], Stop::Never).unwrap(),
-            );
+            let (clean, corrupt, metric) = (&case.clean[row], &case.corrupt[row], case.metrics[row]);
+            let scores = scorer.score(clean, corrupt, metric, Stop::Never).unwrap();
+            sums.add([clean, corrupt], metric, &scores);
         }
         let scores = sums.mean();
         let file = fixtures().join("tiny").join(name).join("circuits.json");

@@ -10,7 +10,7 @@ use easyroutine_kernels::{Rows, RowsMut};
 
 use super::graph::{Graph, Input, Reader};
 use super::slices::{LayerSlices, Slices, writers};
-use crate::attribution::log_probabilities;
+use crate::attribution::{Summed, log_probabilities};
 use crate::cache::{ActivationCache, Kept};
 use crate::edit::{Edits, Intervention, Operation, Part, Tensor};
 use crate::error::{Error, ErrorKind, Result};
@@ -335,22 +335,23 @@ pub struct EdgeSums {
     pub scores: Vec<f64>,
     /// Sums of the metric over clean and corrupted runs.
     pub metrics: [f64; 2],
-    /// Number of pairs.
-    pub pairs: usize,
+    /// The pairs that were summed.
+    pub summed: Summed,
 }
 
 impl EdgeSums {
     /// Empty sums.
     pub fn new(graph: &Graph) -> Self {
-        EdgeSums { scores: vec![0.0; graph.n_writers() * graph.n_readers()], metrics: [0.0; 2], pairs: 0 }
+        let scores = vec![0.0; graph.n_writers() * graph.n_readers()];
+        EdgeSums { scores, metrics: [0.0; 2], summed: Summed::default() }
     }
 
-    /// Adds a pair.
-    pub fn add(&mut self, pair: &PairScores) {
+    /// Adds the scores of a pair, clean and corrupted.
+    pub fn add(&mut self, [clean, corrupted]: [&[u32]; 2], metric: Metric, pair: &PairScores) {
         self.scores.iter_mut().zip(&pair.scores).for_each(|(sum, x)| *sum += x);
         self.metrics[0] += pair.clean;
         self.metrics[1] += pair.corrupted;
-        self.pairs += 1;
+        self.summed.add(clean, corrupted, metric);
     }
 
     /// Mean scores.
@@ -358,7 +359,7 @@ impl EdgeSums {
     /// # Shapes
     /// Writers by readers.
     pub fn mean(&self) -> Vec<f64> {
-        let n = self.pairs.max(1) as f64;
+        let n = self.summed.pairs().max(1) as f64;
         self.scores.iter().map(|sum| sum / n).collect()
     }
 }

@@ -7,9 +7,11 @@ use easyroutine_files::{Encoding, HeaderEntry, ShardedSafeTensors, safetensors_h
 use serde_json::{Map, Value, json};
 
 use super::{EdgeSums, Graph};
+use crate::attribution::Summed;
 use crate::error::{Error, ErrorKind, Result};
 
 const KEY: &str = "easyroutine.edges";
+const SCHEMA: &str = "easyroutine.edge_sums/2";
 
 impl EdgeSums {
     /// Writes the exact sums. `settings` describes their origin, and is compared on reading.
@@ -17,7 +19,7 @@ impl EdgeSums {
     /// # Errors
     /// The writer's errors.
     pub fn write(&self, settings: &Value, out: &mut impl Write) -> std::io::Result<()> {
-        let state = json!({"schema": "easyroutine.edge_sums/1", "pairs": self.pairs, "told": settings});
+        let state = json!({"schema": SCHEMA, "summed": self.summed.to_json(), "told": settings});
         let shapes = [vec![self.scores.len()], vec![2]];
         let entries = [("scores", &shapes[0]), ("metrics", &shapes[1])].map(|(name, shape)| HeaderEntry {
             name,
@@ -44,9 +46,10 @@ impl EdgeSums {
             .metadata()
             .get(KEY)
             .and_then(|text| serde_json::from_str(text).ok())
+            .filter(|state: &Value| state["schema"] == SCHEMA)
             .ok_or_else(|| wrong("holds no sums of edges"))?;
         if state["told"] != *settings {
-            return Err(at(Error::input("holds sums of another model, method, metric or file of pairs")
+            return Err(at(Error::input("holds sums of another model, method or metric")
                 .hint("name another file, or delete this one to begin anew")));
         }
         let doubles = |name: &str, n: usize| -> Result<Vec<f64>> {
@@ -57,7 +60,7 @@ impl EdgeSums {
         };
         let scores = doubles("scores", graph.n_writers() * graph.n_readers())?;
         let metrics = doubles("metrics", 2)?;
-        let pairs = state["pairs"].as_u64().ok_or_else(|| wrong("its number of pairs is missing"))? as usize;
-        Ok(EdgeSums { scores, metrics: [metrics[0], metrics[1]], pairs })
+        let summed = Summed::from_json(&state["summed"]).map_err(at)?;
+        Ok(EdgeSums { scores, metrics: [metrics[0], metrics[1]], summed })
     }
 }
