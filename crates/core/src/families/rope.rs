@@ -188,7 +188,7 @@ impl Turned<'_> {
         let columns = if whole { d_head } else { self.columns };
         // YaRN and LongRoPE of transformers fail at an odd number.
         let rounds = matches!(self.part, Part::Fraction(..)) && !matches!(kind, "yarn" | "longrope");
-        let taken = if rounds { columns.next_multiple_of(2) } else { columns };
+        let taken = if rounds { columns.checked_next_multiple_of(2).unwrap_or(columns) } else { columns };
         if taken > d_head || taken == 0 || !taken.is_multiple_of(2) {
             let even = if rounds { "a number" } else { "an even number" };
             let first = if rounds { 1 } else { 2 };
