@@ -80,7 +80,9 @@ def compare_checkpoints(
         UnsupportedError: Models that differ in sizes, or in names or shapes of tensors.
         InputError: No prompt, one without tokens or with more than the models take, a tensor that ``a`` does not have.
     """
-    given = [prompts] if isinstance(prompts, str) else [p if isinstance(p, str) else list(p) for p in prompts]
+    given: list[str | list[int]] = [prompts] if isinstance(prompts, str) else []
+    if not isinstance(prompts, str):
+        given = [p if isinstance(p, str) else list(p) for p in prompts]
     if not given:
         raise InputError("there is no prompt: give a text, or a list of texts or of lists of token ids")
     settings = {
