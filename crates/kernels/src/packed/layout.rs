@@ -115,7 +115,9 @@ impl Layout {
         weights: &impl Weights<E>,
     ) -> Result<(), E> {
         if self.inputs == 0 {
-            return (0..self.outputs).try_for_each(|output| weights.read(output, &mut []));
+            (0..self.outputs).try_for_each(|output| weights.read(output, &mut []))?;
+            weights.done(0..self.outputs);
+            return Ok(());
         }
         // Each panel belongs to one task; a lock per panel is the plain way to say so.
         let mut panels = Vec::with_capacity(self.n_panels());
