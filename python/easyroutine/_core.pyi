@@ -11,6 +11,7 @@ __version__: str
 _Float = float | None
 _Side = Literal["left", "right"]
 _Text = str | None
+_Told = Callable[[int, int], Any] | None
 _Progress = Callable[[str, int, int | None], None]
 _Row = tuple[list[int], tuple[str, list[tuple[int, int]]] | None]
 _DataRow = tuple[list[int], tuple[str, list[tuple[int, int]]] | None, list[int] | None]
@@ -223,9 +224,7 @@ class Model:
         running_rows: int = 0,
         n_new: list[int] = ...,
     ) -> dict[str, Any]: ...
-    def extract(
-        self, rows: list[_DataRow], settings: dict[str, Any], progress: Callable[[int, int], Any] | None
-    ) -> dict[str, Any]: ...
+    def extract(self, rows: list[_DataRow], settings: dict[str, Any], progress: _Told) -> dict[str, Any]: ...
     def generate(
         self,
         rows: list[_Row],
@@ -246,37 +245,18 @@ class Model:
     def direct_attribution(self, rows: list[_Row], wishes: dict[str, Any]) -> dict[str, Any]: ...
     def gradients(self, rows: list[_Row], wishes: dict[str, Any]) -> dict[str, Any]: ...
     def attribution_patching(
-        self,
-        base: list[_Row],
-        target: list[_Row],
-        wishes: dict[str, Any],
-        progress: Callable[[int, int], Any] | None,
+        self, base: list[_Row], target: list[_Row], wishes: dict[str, Any], progress: _Told
     ) -> dict[str, Any]: ...
     def integrated_gradients(
-        self,
-        rows: list[_Row],
-        baseline: list[_Row] | None,
-        wishes: dict[str, Any],
-        progress: Callable[[int, int], Any] | None,
+        self, rows: list[_Row], baseline: list[_Row] | None, wishes: dict[str, Any], progress: _Told
     ) -> dict[str, Any]: ...
-    def edges(
-        self, clean: list[_Row], corrupt: list[_Row], wishes: dict[str, Any], progress: Callable[[int, int], Any] | None
-    ) -> str: ...
+    def edges(self, clean: list[_Row], corrupt: list[_Row], wishes: dict[str, Any], progress: _Told) -> str: ...
     def attribution_graph(
-        self, row: list[int], wishes: dict[str, Any], progress: Callable[[int, int], Any] | None
+        self, row: list[int], wishes: dict[str, Any], progress: _Told
     ) -> tuple[AttributionGraph, list[str]]: ...
-    def fit_jacobian(
-        self,
-        rows: list[list[int]],
-        path: str,
-        skip_first: int,
-        resume: bool,
-        progress: Callable[[int, int], Any] | None,
-    ) -> str: ...
-    def tune(
-        self, rows: list[list[int]], folder: str, wishes: dict[str, Any], progress: Callable[[int, int], Any] | None
-    ) -> list[float]: ...
-    def sweep(self, row: list[int], sweep: dict[str, Any], progress: Callable[[int, int], Any] | None) -> str: ...
+    def fit_jacobian(self, rows: list[list[int]], path: str, skip_first: int, resume: bool, progress: _Told) -> str: ...
+    def tune(self, rows: list[list[int]], folder: str, wishes: dict[str, Any], progress: _Told) -> list[float]: ...
+    def sweep(self, row: list[int], sweep: dict[str, Any], progress: _Told) -> str: ...
 
 @final
 class AttributionSums:
@@ -463,7 +443,7 @@ class Saver:
         annotations: dict[str, Any],
         place: dict[str, Any],
         begun: Callable[[], Any] | None,
-        progress: Callable[[int, int], Any] | None,
+        progress: _Told,
     ) -> str | None: ...
     def open(
         self,

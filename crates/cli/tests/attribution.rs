@@ -222,7 +222,7 @@ fn mean_scores_of_pairs_are_resumed_to_the_bit() {
     assert!(fails(2, &words).contains("not the first of these"));
     assert_eq!(std::fs::read(state).unwrap(), kept, "a refusal changes nothing");
     let one = ["attribute", "a b", "--base", "b a", "-m", &model, "--state", state];
-    assert!(fails(2, &one).contains("--pairs"));
+    assert!(fails(2, &one).contains("--state <FILE>"));
 }
 
 #[test]

@@ -277,3 +277,41 @@ fn a_token_without_its_blank_is_pointed_out_where_there_is_one_with_it() {
     assert!(said.contains("--answer: \"of\" (token ") && said.contains("is not \" of\" (token "), "{said}");
     assert!(!notes(" of").contains("which follows"));
 }
+
+/// clap waives what a flag requires where something given excludes it; the flag must not be ignored then.
+#[test]
+fn flags_for_what_is_excluded_are_refused() {
+    let model = tiny("llama");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pairs.jsonl");
+    std::fs::write(&file, "{\"clean\": \"the cat\", \"corrupt\": \"the dog\"}\n").unwrap();
+    let state = format!("{}/state.safetensors", path(&folder));
+    let pairs = file.to_str().unwrap();
+    let cases: [&[&str]; 9] = [
+        &["attribute", "the cat", "--base", "the dog", "--limit", "1"],
+        &["attribute", "the cat", "--base", "the dog", "--state", &state],
+        &["attribute", "--pairs", pairs, "--system", "be brief"],
+        &["dla", "the cat", "--limit", "1"],
+        &["dla", "--pairs", pairs, "--chat-now", "2024-07-26"],
+        &["edges", "the cat", "--base", "the dog", "--limit", "1"],
+        &["edges", "the cat", "--base", "the dog", "--state", &state],
+        &["extract", "the cat", "-a", "logits", "-o", "runs/", "--keep-fields", "label"],
+        &[
+            "extract",
+            "--file",
+            pairs,
+            "-a",
+            "logits",
+            "-o",
+            "runs/",
+            "--run",
+            "r",
+            "--part",
+            "1/2",
+            "--ignore-end",
+        ],
+    ];
+    for words in cases {
+        refuses(2, &[words, &["-m", model.as_str()][..]].concat(), &["cannot be used with"]);
+    }
+}

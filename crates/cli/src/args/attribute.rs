@@ -44,7 +44,7 @@ pub(crate) struct Attribute {
     #[arg(long, value_name = "N", conflicts_with = "pairs")]
     pub(crate) check: Option<usize>,
     /// For `--pairs`: keep the sums here while pairs are read, and resume from them if the file exists (.safetensors).
-    #[arg(long, value_name = "FILE", requires = "pairs")]
+    #[arg(long, value_name = "FILE", requires = "pairs", conflicts_with_all = ["prompt", "file"])]
     pub(crate) state: Option<PathBuf>,
     /// For `integrated`: the points of the sum; `gausslegendre` by default.
     #[arg(long, value_enum, value_name = "RULE")]

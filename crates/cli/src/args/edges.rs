@@ -26,10 +26,10 @@ pub(crate) struct Edges {
     #[arg(long, value_name = "FILE")]
     pub(crate) pairs: Option<PathBuf>,
     /// Read only the first pairs of the file.
-    #[arg(long, value_name = "N", requires = "pairs", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "pairs", conflicts_with_all = ["prompt", "base"], value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,
     /// Keep the sums over a file of pairs here, and continue from them: .safetensors.
-    #[arg(long, value_name = "FILE", requires = "pairs", conflicts_with = "circuit")]
+    #[arg(long, value_name = "FILE", requires = "pairs", conflicts_with_all = ["circuit", "prompt", "base"])]
     pub(crate) state: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) cutting: Cutting,

@@ -40,7 +40,7 @@ pub(crate) struct Extract {
     #[arg(long, value_name = "N", conflicts_with = "part", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) generate: Option<u32>,
     /// Continue past the model's end-of-sequence tokens.
-    #[arg(long, requires = "generate")]
+    #[arg(long, requires = "generate", conflicts_with_all = ["part", "plan"])]
     pub(crate) ignore_end: bool,
     /// Activations by key: `resid_out_*,pattern_L0:4H*,logits` (layers 0 to 3). May repeat.
     #[arg(short, long, value_name = "KEYS", required = true)]
@@ -87,7 +87,7 @@ pub(crate) struct Saving {
     pub(crate) meta: Vec<String>,
     /// Fields of the file to keep with each row, such as labels: `label,source`. Runs are found by them: `fields.label
     /// = 'good'`. Prompts themselves are kept only if named here. May repeat.
-    #[arg(long, value_name = "NAMES", requires = "file", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMES", requires = "file", conflicts_with_all = ["prompt", "token_ids"], value_delimiter = ',')]
     pub(crate) keep_fields: Vec<String>,
     /// A name under which the run can be resumed and shared.
     #[arg(long, value_name = "NAME")]
