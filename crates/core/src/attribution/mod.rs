@@ -12,7 +12,14 @@ mod scores;
 mod summed;
 mod sums;
 
-use crate::logits::log_sum_exp;
+use crate::batch::Batch;
+use crate::cache::{ActivationCache, RunningMean};
+use crate::error::Result;
+use crate::logits::{LastLogits, log_sum_exp};
+use crate::model::Model;
+use crate::positions::Row;
+use crate::request::{Request, Tokens};
+use crate::stop::Stop;
 
 pub use check::{Check, CheckedCell, correlation, rank_correlation};
 pub use estimate::{Estimate, Estimating, estimate};
@@ -33,6 +40,22 @@ pub(crate) fn largest(values: &[f64], most: usize) -> Vec<usize> {
 fn difference(put: impl Iterator<Item = f32>, present: &[f32], slope: &[f32]) -> f64 {
     let terms = put.zip(present).zip(slope).filter(|(_, slope)| **slope != 0.0);
     terms.map(|((put, present), slope)| (f64::from(put) - f64::from(*present)) * f64::from(*slope)).sum()
+}
+
+/// One run: the values of a request at some tokens, and the logits of each row's last token.
+fn values_and_logits(
+    model: &Model,
+    rows: &[Row<'_>],
+    request: &Request,
+    tokens: Tokens,
+    stop: Stop<'_>,
+) -> Result<(ActivationCache, Vec<Vec<f32>>)> {
+    let batch = Batch::new(&rows.iter().map(|row| row.ids).collect::<Vec<_>>())?;
+    let capture = request.capture(model.arch(), tokens, RunningMean::default())?;
+    let mut taps = (capture, LastLogits::of(0..rows.len()));
+    model.forward_until(&batch, &mut taps, stop)?;
+    let (capture, last) = taps;
+    Ok((capture.finish(&batch), last.logits.into_iter().flatten().collect()))
 }
 
 /// Logits minus the logarithm of the sum of their exponentials.

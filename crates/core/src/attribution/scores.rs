@@ -2,17 +2,15 @@
 
 use easyroutine_sites::{Point, Site};
 
-use super::{Check, CheckedCell, difference, largest, log_probabilities};
-use crate::batch::Batch;
-use crate::cache::{ActivationCache, Kept, Key, RunningMean};
+use super::{Check, CheckedCell, difference, largest, log_probabilities, values_and_logits};
+use crate::cache::{ActivationCache, Kept, Key};
 use crate::edit::{Edits, Intervention, Operation, Part, Softmax, Tensor, check_access};
 use crate::error::{Error, Result};
 use crate::gradients::{self, Output, Rule};
-use crate::logits::LastLogits;
 use crate::model::Model;
 use crate::patching::{Metric, last_logits};
 use crate::positions::{Context, Row, Selection, Specifier};
-use crate::request::{Request, Tokens};
+use crate::request::Request;
 use crate::stop::Stop;
 
 /// The first-order effect of every activation of a request on a metric.
@@ -74,7 +72,7 @@ pub fn attribution_patching(
 ) -> Result<Attribution> {
     as_long(base, target)?;
     let tokens = request.tokens(target, context)?;
-    let (base_values, base_logits) = of_base(model, base, request, tokens.clone(), stop)?;
+    let (base_values, base_logits) = values_and_logits(model, base, request, tokens.clone(), stop)?;
     let reference = metrics
         .contains(&Metric::Kl)
         .then(|| base_logits.iter().map(|row| log_probabilities(row)).collect::<Vec<_>>());
@@ -117,22 +115,6 @@ pub fn attribution_patching(
         base_values,
         target_values,
     })
-}
-
-/// What the base has at the target's positions, and the logits of its last tokens.
-fn of_base(
-    model: &Model,
-    base: &[Row<'_>],
-    request: &Request,
-    tokens: Tokens,
-    stop: Stop<'_>,
-) -> Result<(ActivationCache, Vec<Vec<f32>>)> {
-    let batch = Batch::new(&base.iter().map(|row| row.ids).collect::<Vec<_>>())?;
-    let capture = request.capture(model.arch(), tokens, RunningMean::default())?;
-    let mut taps = (capture, LastLogits::of(0..base.len()));
-    model.forward_until(&batch, &mut taps, stop)?;
-    let (capture, last) = taps;
-    Ok((capture.finish(&batch), last.logits.into_iter().flatten().collect()))
 }
 
 /// # Errors

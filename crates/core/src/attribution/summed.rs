@@ -1,6 +1,9 @@
 //! The pairs of a data set that are in some sums, so that a run which is resumed adds only the others.
 
-use serde_json::{Value, json};
+use std::path::Path;
+
+use easyroutine_files::{HeaderEntry, ShardedSafeTensors, safetensors_head};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::patching::Metric;
@@ -14,6 +17,52 @@ pub struct Summed {
     /// The number of pairs that have passed, and their digest.
     seen: usize,
     digest: [u8; 32],
+}
+
+/// A kind of file with sums.
+pub(super) struct SumsFile {
+    /// The key of its description among the file's metadata.
+    pub(super) key: &'static str,
+    pub(super) schema: &'static str,
+    /// Sums of what.
+    pub(super) of: &'static str,
+    /// What sums of another origin may be of.
+    pub(super) others: &'static str,
+}
+
+impl SumsFile {
+    /// The head of a file. `told` describes the origin of the sums; [`Self::open`] compares it.
+    pub(super) fn head<'e>(
+        &self,
+        summed: &Summed,
+        told: &Value,
+        entries: impl IntoIterator<Item = HeaderEntry<'e>>,
+    ) -> Vec<u8> {
+        let state = json!({"schema": self.schema, "summed": summed.to_json(), "told": told});
+        let metadata = Map::from_iter([(self.key.to_owned(), json!(state.to_string()))]);
+        safetensors_head(metadata, entries, 8)
+    }
+
+    /// Opens a file, with the pairs that its sums include.
+    ///
+    /// # Errors
+    /// If it is missing or damaged, or its sums do not have the origin `told`.
+    pub(super) fn open(&self, file: &Path, told: &Value) -> Result<(ShardedSafeTensors, Summed)> {
+        let at = |e: Error| e.at(file.display());
+        let opened = ShardedSafeTensors::open(file)?;
+        let state: Value = opened
+            .metadata()
+            .get(self.key)
+            .and_then(|text| serde_json::from_str(text).ok())
+            .filter(|state: &Value| state["schema"] == self.schema)
+            .ok_or_else(|| at(Error::new(ErrorKind::Format, format!("holds no sums of {}", self.of))))?;
+        if state["told"] != *told {
+            return Err(at(Error::input(format!("holds sums of another {}", self.others))
+                .hint("name another file, or delete this one to begin anew")));
+        }
+        let summed = Summed::from_json(&state["summed"]).map_err(at)?;
+        Ok((opened, summed))
+    }
 }
 
 impl Summed {
@@ -67,14 +116,14 @@ impl Summed {
         }
     }
 
-    pub(super) fn to_json(&self) -> Value {
+    fn to_json(&self) -> Value {
         let digest = self.stated.clone().unwrap_or_else(|| self.shown());
         json!({"pairs": self.pairs, "digest": digest})
     }
 
     /// # Errors
     /// If the number or the digest is missing.
-    pub(super) fn from_json(json: &Value) -> Result<Self> {
+    fn from_json(json: &Value) -> Result<Self> {
         let (pairs, digest) = (json["pairs"].as_u64(), json["digest"].as_str());
         let (Some(pairs), Some(digest)) = (pairs.and_then(|n| usize::try_from(n).ok()), digest) else {
             return Err(Error::new(ErrorKind::Format, "does not say which pairs are summed"));

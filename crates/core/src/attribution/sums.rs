@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use easyroutine_files::{Encoding, HeaderEntry, ShardedSafeTensors, safetensors_head};
+use easyroutine_files::{Encoding, HeaderEntry};
 use easyroutine_sites::Point;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
+use super::summed::SumsFile;
 use super::{Attribution, Summed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::patching::Metric;
 
-const KEY: &str = "easyroutine.attribution";
-const SCHEMA: &str = "easyroutine.attribution_sums/1";
+const FILE: SumsFile = SumsFile {
+    key: "easyroutine.attribution",
+    schema: "easyroutine.attribution_sums/1",
+    of: "attribution",
+    others: "model, or of other activations, positions, metric or rule",
+};
 const METRICS: &str = "metrics";
 
 /// Scores of many pairs, each summed over its positions.
@@ -85,8 +90,6 @@ impl AttributionSums {
     /// # Errors
     /// The writer's errors.
     pub fn write(&self, told: &Value, out: &mut impl Write) -> std::io::Result<()> {
-        let state = json!({"schema": SCHEMA, "summed": self.summed.to_json(), "told": told});
-        let metadata = Map::from_iter([(KEY.to_owned(), json!(state.to_string()))]);
         let names: Vec<String> = self.cells.keys().map(Point::to_string).collect();
         let own = names.iter().map(String::as_str).zip(self.cells.values());
         let own = own.map(|(name, cells)| (name, cells.values.as_slice(), cells.has_parts));
@@ -98,7 +101,7 @@ impl AttributionSums {
             shape: if *has_parts { &length[..] } else { &[] },
             bytes: size_of_val(*values),
         });
-        out.write_all(&safetensors_head(metadata, entries, 8))?;
+        out.write_all(&FILE.head(&self.summed, told, entries))?;
         for (_, values, _) in &all {
             let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
             out.write_all(&bytes)?;
@@ -113,20 +116,7 @@ impl AttributionSums {
     pub fn read(file: &Path, told: &Value) -> Result<Self> {
         let at = |e: Error| e.at(file.display());
         let wrong = |what: &str| at(Error::new(ErrorKind::Format, what.to_owned()));
-        let opened = ShardedSafeTensors::open(file)?;
-        let state: Value = opened
-            .metadata()
-            .get(KEY)
-            .and_then(|text| serde_json::from_str(text).ok())
-            .filter(|state: &Value| state["schema"] == SCHEMA)
-            .ok_or_else(|| wrong("holds no sums of attribution"))?;
-        if state["told"] != *told {
-            return Err(at(Error::input(
-                "holds sums of another model, or of other activations, positions, metric or rule",
-            )
-            .hint("name another file, or delete this one to begin anew")));
-        }
-        let summed = Summed::from_json(&state["summed"]).map_err(at)?;
+        let (opened, summed) = FILE.open(file, told)?;
         let (mut cells, mut metrics) = (BTreeMap::new(), None);
         for name in opened.names() {
             let Some(tensor) = opened.tensor(name) else { continue };

@@ -16,7 +16,7 @@ use crate::cache::{Capture, Kept};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::names::Names;
-use crate::positions::{Selected, Selection, Specifier};
+use crate::positions::Selection;
 use crate::stop::Stop;
 use dump::{Axes, Rows};
 pub use exact::{AgainstExact, Apart, Wrong};
@@ -146,12 +146,7 @@ fn compared(
         }
     }
     let batch = rows.batch()?;
-    let all = |row: usize| Selected {
-        indices: (0..batch.length(row)).collect(),
-        groups: std::iter::once(0..batch.length(row)).collect(),
-    };
-    let selection =
-        Selection { specifiers: vec![Specifier::All], rows: (0..batch.n_rows()).map(all).collect() };
+    let selection = Selection::all((0..batch.n_rows()).map(|row| batch.length(row)));
     let mut capture = Capture::new(asked.values().flatten().copied().collect(), selection);
     model.forward(&batch, &mut capture)?;
     let cache = capture.finish(&batch);

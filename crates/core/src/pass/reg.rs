@@ -124,7 +124,7 @@ impl Regs {
 
     /// All registers with one row per token that are not in the set.
     pub(crate) fn others(self) -> impl Iterator<Item = usize> {
-        (0..MATRICES).filter(move |i| self.0 & (1 << i) == 0)
+        Regs(!self.0).iter()
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = usize> {

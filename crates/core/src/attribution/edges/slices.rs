@@ -7,10 +7,8 @@ use easyroutine_kernels::{Dtype, PackedMatrix};
 use easyroutine_sites::{Point, Site};
 
 use super::graph::{Graph, Input, Writer};
-use crate::batch::Batch;
-use crate::cache::RunningMean;
+use crate::attribution::values_and_logits;
 use crate::error::{Error, ErrorKind, Result};
-use crate::logits::LastLogits;
 use crate::model::{Model, Readers};
 use crate::positions::{Context, Row};
 use crate::request::Request;
@@ -133,13 +131,10 @@ pub(super) fn writers(model: &Model, graph: &Graph, ids: &[u32], stop: Stop<'_>)
     let last = graph.n_layers - 1;
     let keys = format!("input_embeddings,head_out_L*H*,mlp_out_*,resid_out_{last}");
     let request = Request::parse(&keys, "all")?;
-    let batch = Batch::new(&[ids])?;
-    let tokens = request.tokens(&[Row::of(0, ids)], Context::default())?;
-    let capture = request.capture(model.arch(), tokens, RunningMean::default())?;
-    let mut taps = (capture, LastLogits::of(0..1));
-    model.forward_until(&batch, &mut taps, stop)?;
-    let (capture, mut logits) = taps;
-    let (cache, logits) = (capture.finish(&batch), logits.logits.pop().flatten().unwrap_or_default());
+    let rows = [Row::of(0, ids)];
+    let tokens = request.tokens(&rows, Context::default())?;
+    let (cache, mut logits) = values_and_logits(model, &rows, &request, tokens, stop)?;
+    let logits = logits.pop().unwrap_or_default();
     let size = ids.len() * graph.d_model;
     let mut values = Vec::with_capacity(graph.n_writers() * size);
     for writer in graph.writers() {

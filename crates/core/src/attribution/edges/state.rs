@@ -3,15 +3,19 @@
 use std::io::Write;
 use std::path::Path;
 
-use easyroutine_files::{Encoding, HeaderEntry, ShardedSafeTensors, safetensors_head};
-use serde_json::{Map, Value, json};
+use easyroutine_files::{Encoding, HeaderEntry};
+use serde_json::Value;
 
 use super::{EdgeSums, Graph};
-use crate::attribution::Summed;
+use crate::attribution::summed::SumsFile;
 use crate::error::{Error, ErrorKind, Result};
 
-const KEY: &str = "easyroutine.edges";
-const SCHEMA: &str = "easyroutine.edge_sums/2";
+const FILE: SumsFile = SumsFile {
+    key: "easyroutine.edges",
+    schema: "easyroutine.edge_sums/2",
+    of: "edges",
+    others: "model, method or metric",
+};
 
 impl EdgeSums {
     /// Writes the exact sums. `settings` describes their origin, and is compared on reading.
@@ -19,7 +23,6 @@ impl EdgeSums {
     /// # Errors
     /// The writer's errors.
     pub fn write(&self, settings: &Value, out: &mut impl Write) -> std::io::Result<()> {
-        let state = json!({"schema": SCHEMA, "summed": self.summed.to_json(), "told": settings});
         let shapes = [vec![self.scores.len()], vec![2]];
         let entries = [("scores", &shapes[0]), ("metrics", &shapes[1])].map(|(name, shape)| HeaderEntry {
             name,
@@ -27,8 +30,7 @@ impl EdgeSums {
             shape,
             bytes: shape[0] * 8,
         });
-        let metadata = Map::from_iter([(KEY.to_owned(), json!(state.to_string()))]);
-        out.write_all(&safetensors_head(metadata, entries, 8))?;
+        out.write_all(&FILE.head(&self.summed, settings, entries))?;
         let bytes: Vec<u8> = self.scores.iter().chain(&self.metrics).flat_map(|x| x.to_le_bytes()).collect();
         out.write_all(&bytes)?;
         out.flush()
@@ -39,19 +41,8 @@ impl EdgeSums {
     /// # Errors
     /// If the file is missing, damaged, or its sums do not have the origin `settings`.
     pub fn read(graph: &Graph, file: &Path, settings: &Value) -> Result<Self> {
-        let at = |e: Error| e.at(file.display());
-        let wrong = |what: &str| at(Error::new(ErrorKind::Format, what.to_owned()));
-        let opened = ShardedSafeTensors::open(file)?;
-        let state: Value = opened
-            .metadata()
-            .get(KEY)
-            .and_then(|text| serde_json::from_str(text).ok())
-            .filter(|state: &Value| state["schema"] == SCHEMA)
-            .ok_or_else(|| wrong("holds no sums of edges"))?;
-        if state["told"] != *settings {
-            return Err(at(Error::input("holds sums of another model, method or metric")
-                .hint("name another file, or delete this one to begin anew")));
-        }
+        let wrong = |what: &str| Error::new(ErrorKind::Format, what.to_owned()).at(file.display());
+        let (opened, summed) = FILE.open(file, settings)?;
         let doubles = |name: &str, n: usize| -> Result<Vec<f64>> {
             let tensor = opened.tensor(name).filter(|t| t.encoding() == Encoding::F64 && t.shape() == [n]);
             let tensor = tensor.ok_or_else(|| wrong("its sums are not those of this model"))?;
@@ -60,7 +51,6 @@ impl EdgeSums {
         };
         let scores = doubles("scores", graph.n_writers() * graph.n_readers())?;
         let metrics = doubles("metrics", 2)?;
-        let summed = Summed::from_json(&state["summed"]).map_err(at)?;
         Ok(EdgeSums { scores, metrics: [metrics[0], metrics[1]], summed })
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::extract::{Example, Progress};
 use crate::lens::LogitLens;
 use crate::model::{Buffer, Model};
-use crate::positions::{Selected, Selection, Specifier};
+use crate::positions::Selection;
 use crate::stop::Stop;
 
 /// Which model tensors are put into.
@@ -211,11 +211,7 @@ fn stream(cache: &ActivationCache, point: Point) -> Result<Vec<f32>> {
 }
 
 fn everywhere(batch: &Batch) -> Selection {
-    let all = |row: usize| Selected {
-        indices: (0..batch.length(row)).collect(),
-        groups: std::iter::once(0..batch.length(row)).collect(),
-    };
-    Selection { specifiers: vec![Specifier::All], rows: (0..batch.n_rows()).map(all).collect() }
+    Selection::all((0..batch.n_rows()).map(|row| batch.length(row)))
 }
 
 /// How far a model's last streams are from those of A.
