@@ -1,17 +1,15 @@
 //! `dict steer`: one prompt continued at several strengths of a feature.
 
-use std::ops::ControlFlow;
-
-use easyroutine::generate::{TextStream, generate_until};
+use easyroutine::generate::Generated;
 use easyroutine_dictionaries::{FeatureChange, FeatureOperation};
 use serde_json::{Value, json};
 
 use super::generate;
 use crate::args::{Args, DictSteer};
+use crate::changes;
 use crate::failure::{Failure, one_line};
 use crate::output::{self, Cell, PLAIN};
 use crate::session::{self, token_text};
-use crate::{changes, hosted};
 
 /// New tokens of each continuation, unless --generate says how many.
 const TOKENS: usize = 40;
@@ -41,23 +39,17 @@ pub(crate) fn run(args: &Args, steer: &DictSteer) -> Result<(), Failure> {
             .then(|| FeatureChange { operation: FeatureOperation::Steer(strength), ..change.clone() });
         given.features.extend(steered);
         let edits = changes::of_prompt(&given, &session, &prompt, &tokenizer, seed)?;
-        let mut stream = TextStream::new(&tokenizer, &prompt.encoded.ids, &steer.generation.stop)?;
         let mut text = String::new();
-        let rows = [&prompt.encoded.ids];
-        let mut generated =
-            generate_until(&session.model, &rows, &options, edits, hosted::stop(), |token| {
-                if tokenizer.is_special(token.id) {
-                    return Ok(ControlFlow::Continue(()));
-                }
-                let piece = stream.push(token.id)?;
-                text += &piece.text;
-                Ok(if piece.stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        let stops = &steer.generation.stop;
+        let generated =
+            generate::continued(&session, &tokenizer, &prompt, stops, &options, edits, |piece| {
+                text += piece;
+                Ok(true)
             })?;
-        text += &stream.finish()?;
         if strength != 0.0 {
             given.features.pop();
         }
-        if let Some(generated) = generated.pop() {
+        if let Some(generated) = generated {
             continuations.push(Continuation { strength, text, generated });
         }
     }
@@ -104,7 +96,7 @@ pub(crate) fn run(args: &Args, steer: &DictSteer) -> Result<(), Failure> {
 struct Continuation {
     strength: f32,
     text: String,
-    generated: easyroutine::generate::Generated,
+    generated: Generated,
 }
 
 impl Continuation {

@@ -3,10 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 
-use easyroutine::generate::{Finish, GenerateOptions, Generated, Sampling, TextStream, generate};
+use easyroutine::generate::{Finish, GenerateOptions, Generated, Sampling, TextStream, generate_until};
 use easyroutine::load::end_ids;
 use easyroutine::tokens::Tokenizer;
-use easyroutine::{Error, ErrorKind};
+use easyroutine::{Error, ErrorKind, Tap};
 use serde_json::{Value, json};
 
 use crate::args::{Args, Format, Generation, Next};
@@ -31,22 +31,11 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
 
     let streams = targets.iter().any(|t| t.file.is_none() && t.format == Format::Table);
     let mut written = Written::new(streams);
-    let mut text = TextStream::new(&tokenizer, &prompt.encoded.ids, &next.generation.stop)?;
-    let mut gone = false;
-    let rows = [&prompt.encoded.ids];
-    let mut generated = generate(&session.model, &rows, &options, edits, |token| {
-        let piece = if tokenizer.is_special(token.id) { None } else { Some(text.push(token.id)?) };
-        let stopped = piece.as_ref().is_some_and(|piece| piece.stopped);
-        // The reader has gone, so stop.
-        gone = !written.add(&piece.map(|piece| piece.text).unwrap_or_default())?;
-        Ok(if stopped || gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
-    if gone {
-        return Ok(());
-    }
-    written.add(&text.finish()?)?;
+    let stops = &next.generation.stop;
+    let continued =
+        continued(&session, &tokenizer, &prompt, stops, &options, edits, |piece| written.add(piece))?;
+    let Some(generated) = continued else { return Ok(()) };
     written.end()?;
-    let Some(generated) = generated.pop() else { return Ok(()) };
     let result = Continuation { next, session: &session, tokenizer: &tokenizer, prompt: &prompt, generated };
     for target in targets.iter().filter(|t| !streams || t.file.is_some() || t.format != Format::Table) {
         output::write(target, result.render(target, &written.text)?.as_bytes())?;
@@ -55,6 +44,33 @@ pub(super) fn run(args: &Args, next: &Next, count: usize) -> Result<(), Failure>
         output::note("note", "the text ends where the model's context does");
     }
     Ok(())
+}
+
+/// Continues a prompt. `add` gets the text piece by piece, and says whether somebody still reads it; `None` if nobody
+/// does.
+pub(super) fn continued(
+    session: &Session,
+    tokenizer: &Tokenizer,
+    prompt: &Prompt,
+    stops: &[String],
+    options: &GenerateOptions,
+    edits: impl Tap,
+    mut add: impl FnMut(&str) -> Result<bool, Error>,
+) -> Result<Option<Generated>, Failure> {
+    let mut text = TextStream::new(tokenizer, &prompt.encoded.ids, stops)?;
+    let mut gone = false;
+    let rows = [&prompt.encoded.ids];
+    let mut generated = generate_until(&session.model, &rows, options, edits, hosted::stop(), |token| {
+        let piece = if tokenizer.is_special(token.id) { None } else { Some(text.push(token.id)?) };
+        let stopped = piece.as_ref().is_some_and(|piece| piece.stopped);
+        gone = !add(&piece.map(|piece| piece.text).unwrap_or_default())?;
+        Ok(if stopped || gone { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    if gone {
+        return Ok(None);
+    }
+    add(&text.finish()?)?;
+    Ok(generated.pop())
 }
 
 /// How a continuation of at most `max_new_tokens` is made.
