@@ -6,6 +6,7 @@ use easyroutine::load::{self, LoadOptions};
 use easyroutine::source::AdapterChoice;
 use easyroutine::tokens::{Bos, Tokenizer};
 use easyroutine::{Error, ErrorKind, Stop};
+use easyroutine_app::checkpoints;
 use easyroutine_app::memory::bounded_both;
 use easyroutine_app::reports::{ModelsCompared, model_json};
 use easyroutine_view::checkpoints as view;
@@ -72,18 +73,12 @@ pub(crate) fn compare_checkpoints(
         let mut pair = Pair::new(a, b, [&options, &options])?;
         let of_models = [Side::A, Side::B].into_iter().flat_map(|side| pair.model(side).warnings());
         let mut warnings: Vec<String> = of_models.chain(pair.warnings()).cloned().collect();
-        let tokenizers = files.each_ref().map(|files| load::tokenizer(files, None).ok());
-        if let [Some(a), Some(b)] = &tokenizers
-            && let Some(text) = a.first_difference(b)
-        {
-            warnings.push(format!(
-                "the tokenizers of A and B cut {text:?} differently: both models get the ids of A's"
-            ));
-        }
-        let tokenizer = tokenizers.iter().flatten().next();
+        let (tokenizer, said) = checkpoints::tokenizer(&files, [None; 2])?;
+        warnings.extend(said);
+        let tokenizer = tokenizer.as_ref();
         let examples = examples(prompts, tokenizer, context)?;
         let weights = pair.weights(stop, &mut |_, _| ())?;
-        let chosen = chosen(&pair, settings.tensors.as_deref())?;
+        let chosen = checkpoints::tensors(&pair, settings.tensors.as_deref().unwrap_or_default())?;
         let differing: Vec<usize> = chosen.into_iter().filter(|tensor| !weights[*tensor].is_equal).collect();
         let options = Options { worst: settings.worst, stop, ..Options::default() };
         let differences = pair.differences(&examples, options)?;
@@ -141,22 +136,6 @@ fn examples(
         Ok(Example { number, ids, text, ..Example::default() })
     };
     prompts.into_iter().enumerate().map(example).collect()
-}
-
-/// The numbers of named tensors; of all without names.
-fn chosen(pair: &Pair, names: Option<&[String]>) -> Result<Vec<usize>, Error> {
-    let Some(names) = names else { return Ok((0..pair.tensors().count()).collect()) };
-    let number = |name: &String| {
-        pair.tensors().position(|tensor| tensor == name).ok_or_else(|| {
-            let near = easyroutine::sites::nearest(name, pair.tensors());
-            let error = Error::input(format!("A has no tensor `{name}`"));
-            match near {
-                Some(near) => error.hint(format!("did you mean {near}?")),
-                None => error,
-            }
-        })
-    };
-    names.iter().map(number).collect()
 }
 
 fn direction(name: &str) -> Result<Option<Direction>, Error> {

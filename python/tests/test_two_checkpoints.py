@@ -58,6 +58,12 @@ def test_a_checkpoint_is_equal_to_itself() -> None:
     assert found.equal and all(layer["error"] == 0.0 and layer["kl"] == 0.0 for layer in found.layers)
 
 
+def test_a_tokenizer_that_cannot_be_read_is_not_passed_over(other: Path) -> None:
+    (other / "tokenizer.json").write_text("{")
+    with pytest.raises(EasyroutineError, match="tokenizer"):
+        compare_checkpoints(TINY / "llama", other, TEXT)
+
+
 @pytest.mark.parametrize(
     ("b", "prompts", "more", "message"),
     [

@@ -2,9 +2,10 @@
 //!
 //! [`reports`] turns results into the plain data that pictures are drawn from; [`filling`] runs a data set into a run
 //! of a store; [`record`] makes such a run's record. Both faces use these, so that a run begun by one is found and
-//! resumed by the other. [`memory`] measures free memory.
+//! resumed by the other. [`checkpoints`] prepares a comparison of two; [`memory`] measures free memory.
 #![forbid(unsafe_code)]
 
+pub mod checkpoints;
 pub mod filling;
 pub mod memory;
 pub mod record;

@@ -73,7 +73,7 @@ def compare_checkpoints(
     final norm and unembedding; ``kl`` is KL(a ‖ b) in nats.
 
     ``patch`` says which way single tensors are exchanged to find what causes the difference: ``"removes"`` puts one tensor of
-    ``a`` into ``b``, ``"adds"`` one of ``b`` into ``a``. ``tensors`` names those of ``a`` that are tried, all by default, over
+    ``a`` into ``b``, ``"adds"`` one of ``b`` into ``a``. ``tensors`` names those of ``a`` that are tried (``*`` stands for anything), all by default, over
     the first prompts with ``patch_tokens`` tokens in all. An ``adapter`` is applied to ``b``.
 
     Raises:

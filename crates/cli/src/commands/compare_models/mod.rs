@@ -8,11 +8,12 @@ use easyroutine::compare::models::{
     Causes, Differences, Direction, Options, Pair, Side, WeightsApart, sample,
 };
 use easyroutine::extract::{Example, Progress};
-use easyroutine::load::{self, Opened};
+use easyroutine::load::Opened;
 use easyroutine::prompts::{Prompt, Prompts};
 use easyroutine::source::{FilesKind, ModelFiles};
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Error, ErrorKind, Stop};
+use easyroutine_app::checkpoints;
 use easyroutine_app::memory::bounded_both;
 use easyroutine_app::reports::{ModelsCompared, model_json};
 
@@ -34,7 +35,8 @@ pub(crate) fn run(args: &Args, compare: &Compare) -> Result<(), Failure> {
     let files = [session::find(&compare.a, &findings[0])?, session::find(&compare.b, &findings[1])?];
     let findings = [0, 1].map(|side| without_pre(&findings[side], &files[side]));
     let opened = [session::open(&files[0], &findings[0])?, session::open(&files[1], &findings[1])?];
-    let tokenizer = tokenizer(&files, &findings)?;
+    let (tokenizer, said) = checkpoints::tokenizer(&files, [0, 1].map(|side| findings[side].pre.as_deref()))?;
+    said.iter().for_each(|warning| output::note("warning", warning));
     let options = bounded_both([&opened[0], &opened[1]], compare.loading.options())?;
     let types = opened.each_ref().map(|opened| opened.reading.family.model_type);
     let context = opened.iter().map(|opened: &Opened| opened.arch().context).min().unwrap_or(0);
@@ -45,7 +47,7 @@ pub(crate) fn run(args: &Args, compare: &Compare) -> Result<(), Failure> {
     let of_models = of_models.flat_map(|(side, warned)| &pair.model(side).warnings()[warned..]);
     of_models.chain(pair.warnings()).for_each(|warning| output::note("warning", &one_line(warning)));
     let examples = examples(compare, prompts, tokenizer.as_ref(), context)?;
-    let patched = chosen(compare, &pair)?;
+    let patched = checkpoints::tensors(&pair, &compare.tensor).map_err(|e| e.at("--tensor"))?;
 
     let stop = interrupted()?;
     let is_stopped = || stop.load(Ordering::Relaxed);
@@ -110,31 +112,6 @@ fn without_pre(finding: &Finding, files: &ModelFiles) -> Finding {
     }
 }
 
-/// A's tokenizer, or B's if A has none; says so if both cut text differently.
-fn tokenizer(files: &[ModelFiles; 2], findings: &[Finding; 2]) -> Result<Option<Tokenizer>, Failure> {
-    let open = |side: usize| match load::tokenizer(&files[side], findings[side].pre.as_deref()) {
-        Ok(tokenizer) => Ok(Some(tokenizer)),
-        // Models run on ids without it.
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::from(error)),
-    };
-    Ok(match (open(0)?, open(1)?) {
-        (Some(a), Some(b)) => {
-            if let Some(text) = a.first_difference(&b) {
-                output::note(
-                    "warning",
-                    &format!(
-                        "the tokenizers of A and B cut {text:?} differently: both models get the ids of A's"
-                    ),
-                );
-            }
-            a.warnings().iter().for_each(|warning| output::note("warning", warning));
-            Some(a)
-        }
-        (one, other) => one.or(other),
-    })
-}
-
 fn examples(
     compare: &Compare,
     Prompts { prompts, rows, .. }: Prompts,
@@ -148,44 +125,6 @@ fn examples(
             .hint("prompts may be lists of token ids: --file ids.jsonl --field ids")),
     };
     rows.into_iter().zip(prompts).map(example).collect()
-}
-
-/// The tensors that `--tensor` names, by number; all without it.
-fn chosen(compare: &Compare, pair: &Pair) -> Result<Vec<usize>, Failure> {
-    if compare.tensor.is_empty() {
-        return Ok((0..pair.tensors().count()).collect());
-    }
-    let mut found = Vec::new();
-    for pattern in &compare.tensor {
-        let matching = pair.tensors().enumerate().filter(|(_, name)| matches(pattern, name));
-        let before = found.len();
-        found.extend(matching.map(|(tensor, _)| tensor));
-        if found.len() == before {
-            let near = easyroutine::sites::nearest(pattern, pair.tensors()).map(str::to_owned);
-            let hint = near.map_or("`easyroutine model info A` lists them".to_owned(), |near| {
-                format!("did you mean {near}?")
-            });
-            return Err(Failure::usage(format!("--tensor: A has no tensor `{pattern}`")).hint(hint));
-        }
-    }
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
-}
-
-/// Whether a name fits a pattern in which `*` stands for anything.
-fn matches(pattern: &str, name: &str) -> bool {
-    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut left) = name.strip_prefix(start) else { return false };
-    let parts: Vec<&str> = rest.split('*').collect();
-    let (last, middle) = parts.split_last().unwrap_or((&"", &[]));
-    for part in middle {
-        match left.find(part) {
-            Some(at) => left = &left[at + part.len()..],
-            None => return false,
-        }
-    }
-    left.ends_with(last)
 }
 
 fn direction(patch: PatchArg) -> Option<Direction> {
@@ -253,23 +192,5 @@ fn stopped(error: Error) -> Failure {
             Failure::from(Error::new(ErrorKind::Interrupted, "interrupted: nothing is written"))
         }
         _ => error.into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn a_star_stands_for_anything() {
-        let name = "model.layers.10.mlp.up_proj.weight";
-        for pattern in [name, "*", "*up_proj*", "model.layers.*.mlp.*.weight", "model*weight"] {
-            assert!(matches(pattern, name), "{pattern}");
-        }
-        for pattern in ["", "*down*", "model.layers.1.*", "model.layers.10", "weight*", "*weight.weight"] {
-            assert!(!matches(pattern, name), "{pattern}");
-        }
-        // What one star took is not taken again.
-        assert!(!matches("ab*ba", "aba"));
     }
 }
