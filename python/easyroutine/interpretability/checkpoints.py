@@ -73,8 +73,8 @@ def compare_checkpoints(
     final norm and unembedding; ``kl`` is KL(a ‖ b) in nats.
 
     ``patch`` says which way single tensors are exchanged to find what causes the difference: ``"removes"`` puts one tensor of
-    ``a`` into ``b``, ``"adds"`` one of ``b`` into ``a``. ``tensors`` names those of ``a`` that are tried (``*`` stands for anything), all by default, over
-    the first prompts with ``patch_tokens`` tokens in all. An ``adapter`` is applied to ``b``.
+    ``a`` into ``b``, ``"adds"`` one of ``b`` into ``a``. ``tensors`` names those of ``a`` that are tried, with ``*`` for
+    anything, all by default, over the first prompts with ``patch_tokens`` tokens in all. An ``adapter`` is applied to ``b``.
 
     Raises:
         UnsupportedError: Models that differ in sizes, or in names or shapes of tensors.
