@@ -1,6 +1,6 @@
 //! A reusable matrix of activations.
 
-use easyroutine_kernels::{Rows, RowsMut};
+use easyroutine_kernels::{Rows, RowsMut, give_back, large_values};
 
 /// Tokens by columns, with a stride that spreads rows over cache sets.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ impl Buffer {
         let needed = tokens * stride;
         if self.values.len() < needed {
             // Growing a vector would copy contents that nothing reads.
-            self.values = vec![0.0; needed];
+            self.values = large_values(needed);
         }
     }
 
@@ -45,5 +45,11 @@ impl Buffer {
 
     pub(crate) fn rows_mut(&mut self) -> RowsMut<'_> {
         RowsMut::new(&mut self.values[..self.tokens * self.stride], self.tokens, self.columns, self.stride)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        give_back(std::mem::take(&mut self.values));
     }
 }

@@ -39,22 +39,35 @@ impl Source for Columns {
         }
         let end = first + weights.len() / outputs;
         scratch::with(TOGETHER * PANEL, |room: &mut [f32]| {
-            for start in (first / TOGETHER * TOGETHER..end).step_by(TOGETHER) {
-                let inputs = start..self.layout.inputs.min(start + TOGETHER);
-                for (index, panel) in self.packed.panels().enumerate() {
+            for (index, panel) in self.packed.panels().enumerate() {
+                let halves = self.layout.halves(index);
+                // A group of blocks is widened as a whole; other encodings start at an even input.
+                let grain = if panel.encoding.block_len() == 1 { 2 } else { TOGETHER };
+                let last = self.layout.inputs.min(end.next_multiple_of(grain));
+                for start in (first / grain * grain..end).step_by(TOGETHER) {
+                    let inputs = start..last.min(start + TOGETHER);
                     let room = &mut room[..inputs.len() * PANEL];
                     self.cpu.run(Decode { panel, inputs: inputs.clone(), room });
-                    let halves = self.layout.halves(index).into_iter().enumerate();
-                    for (half, part) in halves.filter(|(_, part)| part.count > 0) {
-                        for input in first.max(start)..end.min(inputs.end) {
-                            let from = &room[(input - start) * PANEL + half * HALF..][..part.count];
-                            let to = &mut weights[(input - first) * outputs + part.start..][..part.count];
-                            to.copy_from_slice(from);
+                    for input in first.max(start)..end.min(inputs.end) {
+                        let from = &room[(input - start) * PANEL..][..PANEL];
+                        let to = &mut weights[(input - first) * outputs..][..outputs];
+                        let halves = from.chunks_exact(HALF).zip(&halves).filter(|(_, part)| part.count > 0);
+                        for (from, part) in halves {
+                            copy(from, &mut to[part.start..], part.count);
                         }
                     }
                 }
             }
         });
+    }
+}
+
+/// Copies half a panel's values of one input, or as many of them as there are outputs.
+fn copy(from: &[f32], to: &mut [f32], count: usize) {
+    // A length that the compiler knows: most time of a transposed product's layout went into calls for 64 bytes.
+    match (from.first_chunk::<HALF>(), to.first_chunk_mut::<HALF>()) {
+        (Some(from), Some(to)) if count == HALF => *to = *from,
+        _ => to[..count].copy_from_slice(&from[..count]),
     }
 }
 
