@@ -1,8 +1,9 @@
-"""Quantised files beside llama.cpp: CPU time of one thread, a token of generation and prompts of 16, 128 and 512 tokens,
-and peak memory. `bench/gguf.py --program target/release/examples/forward MODEL.gguf…`
+"""Quantised files beside llama.cpp: milliseconds of a token of generation and of prompts of 16, 128 and 512 tokens, and peak
+memory. `bench/gguf.py --program target/release/examples/forward [--threads 2 --clock] MODEL.gguf…`
 
-CPU time, because llama.cpp's threads wait by turning: on a machine that is not idle its wall time says nothing.
-`python bench/gguf.py --llama MODEL` is llama.cpp as a program that is driven over pipes, as bench/workloads.py.
+Time of the processor with one thread, because llama.cpp's threads wait by turning: on a machine that is not idle its wall
+time says nothing. `--clock` is for one that is. `python bench/gguf.py --llama MODEL` is llama.cpp as a program
+that is driven over pipes, as bench/workloads.py.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from workloads import peak_memory
@@ -24,7 +26,7 @@ def ids(length):
     return [(i * 104729 + i * i * 31 + 17) % 40000 for i in range(length)]
 
 
-def llama(path):
+def llama(path, threads):
     import xllamacpp
 
     # What llama.cpp prints goes elsewhere.
@@ -33,7 +35,7 @@ def llama(path):
     params = xllamacpp.CommonParams()
     params.model.path = path
     params.n_ctx, params.n_parallel, params.n_gpu_layers = 1024, 1, 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
@@ -49,9 +51,10 @@ def llama(path):
 
 
 class Program:
-    """A process, asked over pipes; its time is what its threads had on a processor."""
+    """A process, asked over pipes; its time is what its threads had on a processor, or the clock's."""
 
-    def __init__(self, command):
+    def __init__(self, command, clock):
+        self.clock = clock
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         self.process = subprocess.Popen(command, **options)
         assert self.process.stdout.readline().strip() == "ready"
@@ -62,6 +65,8 @@ class Program:
         return float(self.process.stdout.readline())
 
     def milliseconds(self):
+        if self.clock:
+            return 1e3 * time.monotonic()
         tasks = glob.glob(f"/proc/{self.process.pid}/task/*/schedstat")
         return sum(int(Path(task).read_text().split()[0]) for task in tasks) / 1e6
 
@@ -80,14 +85,16 @@ class Program:
         self.process.wait()
 
 
-def measure(program, path, rounds):
-    ours, theirs = Program([program, path, "f32", "1"]), Program([sys.executable, __file__, "--llama", path])
+def measure(path, given):
+    threads = str(given.threads)
+    ours = Program([given.program, path, "f32", threads], given.clock)
+    theirs = Program([sys.executable, __file__, "--threads", threads, "--llama", path], given.clock)
     for side in (ours, theirs):
         # Weights are packed at the third use.
         for _ in range(3):
             side.ask("end 16")
     found = {}
-    for _ in range(rounds):
+    for _ in range(given.rounds):
         for name, side in (("easyroutine", ours), ("llama.cpp", theirs)):
             taken = found.setdefault(name, {})
             taken.setdefault("token", []).append(side.token("generate"))
@@ -105,13 +112,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--program")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", action="store_true", help="time of the clock, on a machine without other work")
     parser.add_argument("--llama", action="store_true")
     parser.add_argument("models", nargs="+")
     arguments = parser.parse_args()
     if arguments.llama:
-        return llama(arguments.models[0])
+        return llama(arguments.models[0], arguments.threads)
     for path in arguments.models:
-        measure(arguments.program, path, arguments.rounds)
+        measure(path, arguments)
 
 
 if __name__ == "__main__":
