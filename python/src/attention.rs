@@ -75,7 +75,7 @@ impl Attention {
     }
 
     fn csv(&self) -> String {
-        view::csv(&self.report)
+        view::table(&self.report).csv()
     }
 
     fn markdown(&self) -> String {

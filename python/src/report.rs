@@ -113,11 +113,11 @@ impl Report {
     }
 
     fn tsv(&self) -> String {
-        view::tsv(&self.report)
+        view::table(&self.report).tsv()
     }
 
     fn csv(&self) -> String {
-        view::csv(&self.report)
+        view::table(&self.report).csv()
     }
 
     fn markdown(&self, metric: &str) -> Result<String, Failure> {

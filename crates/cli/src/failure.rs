@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use easyroutine::{Error, ErrorKind};
-use easyroutine_view::printable;
+// Names from files and prompts may contain anything, so text for a terminal is made printable.
+pub(crate) use easyroutine_view::one_line;
 
 use easyroutine_app::filling;
 
@@ -97,11 +98,6 @@ impl Failure {
         }
         self.code
     }
-}
-
-/// Names from files and prompts may contain anything, so text for a terminal is made printable, with spaces kept.
-pub(crate) fn one_line(text: &str) -> String {
-    text.split(' ').map(printable).collect::<Vec<_>>().join(" ")
 }
 
 impl From<Error> for Failure {

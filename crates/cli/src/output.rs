@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use easyroutine_view::drawing::{self, Drawing, Screen};
 use easyroutine_view::lens::ColourDepth;
-use easyroutine_view::{cell, csv_line, json_text, lines_of_text, markdown, printable, tsv_line};
+use easyroutine_view::table::Table;
+use easyroutine_view::{json_text, lines_of_text};
 use serde_json::Value;
+
+pub(crate) use easyroutine_view::table::Cell;
 
 use crate::args::{Args, Colour, Format};
 use crate::failure::{Failure, one_line};
@@ -352,54 +355,15 @@ pub(crate) fn render<C: Clone + Into<Cell>>(
     rows: &[Vec<C>],
     json: &Value,
 ) -> Result<String, Failure> {
-    let rows: Vec<Vec<Cell>> = rows.iter().map(|row| row.iter().cloned().map(Into::into).collect()).collect();
-    let table = |of: fn(&Cell) -> String| -> Vec<Vec<String>> {
-        let first = header.iter().map(|name| (*name).to_owned()).collect();
-        let others = rows.iter().map(|row| row.iter().map(of).collect());
-        std::iter::once(first).chain(others).collect()
-    };
-    let lines = |line: fn(&mut String, &[String])| {
-        let mut out = String::new();
-        table(|found| cell(&found.exact)).iter().for_each(|row| line(&mut out, row));
-        out
-    };
+    let table = || Table::new(header, rows.iter().map(|row| row.iter().cloned().map(Into::into).collect()));
     Ok(match format {
         Format::Jsonl => json.to_string() + "\n",
         Format::Json => serde_json::to_string_pretty(json).unwrap_or_default() + "\n",
-        Format::Tsv => lines(tsv_line),
-        Format::Csv => lines(csv_line),
-        Format::Md => {
-            let mut rows = table(|cell| markdown(&cell.shown));
-            rows.insert(1, vec!["---".to_owned(); header.len()]);
-            rows.iter().map(|row| format!("| {} |\n", row.join(" | "))).collect()
-        }
-        _ => aligned(header, &table(|cell| cell.shown.clone())[1..]),
+        Format::Tsv => table().tsv(),
+        Format::Csv => table().csv(),
+        Format::Md => table().markdown(),
+        _ => table().terminal(),
     })
-}
-
-/// One value of a plain table: for people, and for programs.
-#[derive(Debug, Clone)]
-pub(crate) struct Cell {
-    shown: String,
-    exact: String,
-}
-
-impl Cell {
-    /// A value that is rounded, or has a unit, when shown to people.
-    pub(crate) fn new(shown: impl Into<String>, exact: impl ToString) -> Self {
-        Cell { shown: shown.into(), exact: exact.to_string() }
-    }
-
-    /// A token's text: with signs for invisible characters, or with reversible escapes.
-    pub(crate) fn token(text: &str) -> Self {
-        Cell::new(printable(text), text)
-    }
-}
-
-impl From<String> for Cell {
-    fn from(text: String) -> Self {
-        Cell { shown: one_line(&text), exact: text }
-    }
 }
 
 /// Formats of results that can also be drawn as pictures.
@@ -418,41 +382,3 @@ pub(crate) const DRAWN: &[Format] = &[
 /// Formats of a plain table.
 pub(crate) const PLAIN: &[Format] =
     &[Format::Table, Format::Tsv, Format::Json, Format::Csv, Format::Md, Format::Jsonl];
-
-fn aligned(header: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|r| easyroutine_view::columns(&r[column]));
-        cells.chain([header[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let is_number = |column: usize| rows.iter().all(|r| r[column].parse::<f64>().is_ok());
-    let numeric: Vec<bool> = (0..header.len()).map(is_number).collect();
-    let mut text = String::new();
-    let mut line = |cells: &[String]| {
-        let padded = cells.iter().enumerate().map(|(i, cell)| {
-            let blanks = " ".repeat(widths[i].saturating_sub(easyroutine_view::columns(cell)));
-            if numeric[i] { format!("{blanks}{cell}") } else { format!("{cell}{blanks}") }
-        });
-        text.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    };
-    line(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>());
-    rows.iter().for_each(|row| line(row));
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_table_is_laid_out_in_linear_time() {
-        let rows: Vec<Vec<String>> = (0..100_000).map(|n| vec![n.to_string(), format!("run {n}")]).collect();
-        let begun = std::time::Instant::now();
-        let text = aligned(&["n", "name"], &rows);
-        assert!(text.starts_with("    n  name\n    0  run 0\n"), "{}", &text[..40]);
-        assert_eq!(text.lines().count(), 100_001);
-        // Scanning each column again for every row took minutes.
-        assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
-    }
-}

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use easyroutine_view::attention::{self, AttentionReport, Sink};
 use easyroutine_view::features::{Feature, FeaturesReport, File, Folder};
 use easyroutine_view::lens::{
-    ColourDepth, LensReport, Metric, PictureOptions, TerminalOptions, csv, html, json, markdown, png, svg,
-    terminal, tsv,
+    ColourDepth, LensReport, Metric, PictureOptions, TerminalOptions, html, json, markdown, png, svg, table,
+    terminal,
 };
 
 fn main() -> ExitCode {
@@ -62,8 +62,8 @@ fn run(args: &[String]) -> Result<(), Box<dyn std::error::Error>> {
         "ans" => text(ColourDepth::True).into_bytes(),
         "256" => text(ColourDepth::Ansi256).into_bytes(),
         "txt" => text(ColourDepth::None).into_bytes(),
-        "tsv" => tsv(&report).into_bytes(),
-        "csv" => csv(&report).into_bytes(),
+        "tsv" => table(&report).tsv().into_bytes(),
+        "csv" => table(&report).csv().into_bytes(),
         "md" => markdown(&report, metric).into_bytes(),
         "json" => json(&report)?.into_bytes(),
         other => return Err(format!("no format `{other}`").into()),

@@ -5,6 +5,7 @@ use crate::circuit::{self, CircuitReport};
 use crate::graph::{self, GraphReport};
 use crate::grid::{self, GridReport};
 use crate::lens::{self, ColourDepth, LensReport};
+use crate::table::Table;
 use crate::{Error, ErrorKind};
 
 /// Pixels of a PNG per unit of its picture, where a report has no options of its own.
@@ -59,11 +60,9 @@ pub struct Screen {
 
 /// A report together with the choices of how to draw it.
 pub trait Drawing {
-    /// Rows with tabs between the cells.
-    fn tsv(&self) -> String;
-    /// Rows with commas between the cells.
-    fn csv(&self) -> String;
-    /// A table in Markdown.
+    /// Its numbers, one row each.
+    fn table(&self) -> Table<'_>;
+    /// A table in Markdown, for people.
     fn markdown(&self) -> String;
     /// One self-contained page.
     ///
@@ -87,8 +86,8 @@ pub trait Drawing {
     fn draw(&self, format: Format, screen: Screen) -> Result<Vec<u8>, Error> {
         let none = || Error::new(ErrorKind::Draw, "this report has tables and a page, but no picture");
         Ok(match format {
-            Format::Tsv => self.tsv().into_bytes(),
-            Format::Csv => self.csv().into_bytes(),
+            Format::Tsv => self.table().tsv().into_bytes(),
+            Format::Csv => self.table().csv().into_bytes(),
             Format::Markdown => self.markdown().into_bytes(),
             Format::Html => self.html()?.into_bytes(),
             Format::Svg => self.svg().ok_or_else(none)?.into_bytes(),
@@ -135,11 +134,8 @@ pub struct GraphDrawing<'r> {
 }
 
 impl Drawing for LensDrawing<'_> {
-    fn tsv(&self) -> String {
-        lens::tsv(self.report)
-    }
-    fn csv(&self) -> String {
-        lens::csv(self.report)
+    fn table(&self) -> Table<'_> {
+        lens::table(self.report)
     }
     fn markdown(&self) -> String {
         lens::markdown(self.report, self.options.metric)
@@ -159,11 +155,8 @@ impl Drawing for LensDrawing<'_> {
 }
 
 impl Drawing for AttentionDrawing<'_> {
-    fn tsv(&self) -> String {
-        attention::tsv(self.report)
-    }
-    fn csv(&self) -> String {
-        attention::csv(self.report)
+    fn table(&self) -> Table<'_> {
+        attention::table(self.report)
     }
     fn markdown(&self) -> String {
         attention::markdown(self.report)
@@ -186,11 +179,8 @@ impl Drawing for AttentionDrawing<'_> {
 }
 
 impl Drawing for GridReport {
-    fn tsv(&self) -> String {
-        grid::tsv(self)
-    }
-    fn csv(&self) -> String {
-        grid::csv(self)
+    fn table(&self) -> Table<'_> {
+        grid::table(self)
     }
     fn markdown(&self) -> String {
         grid::markdown(self)
@@ -210,11 +200,8 @@ impl Drawing for GridReport {
 }
 
 impl Drawing for CircuitDrawing<'_> {
-    fn tsv(&self) -> String {
-        circuit::tsv(self.report)
-    }
-    fn csv(&self) -> String {
-        circuit::csv(self.report)
+    fn table(&self) -> Table<'_> {
+        circuit::table(self.report)
     }
     fn markdown(&self) -> String {
         circuit::markdown(self.report)
@@ -234,11 +221,8 @@ impl Drawing for CircuitDrawing<'_> {
 }
 
 impl Drawing for GraphDrawing<'_> {
-    fn tsv(&self) -> String {
-        graph::tsv(self.report)
-    }
-    fn csv(&self) -> String {
-        graph::csv(self.report)
+    fn table(&self) -> Table<'_> {
+        graph::table(self.report)
     }
     fn markdown(&self) -> String {
         graph::markdown(self.report)

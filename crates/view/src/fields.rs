@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// Adds a line of fields, tab-separated and quoted for the dialect `excel-tab` of Python's `csv`: a field that contains
 /// a quote is quoted, with its own quotes doubled. Texts must have been escaped: [`crate::cell`].
-pub fn tsv_line(out: &mut String, fields: &[String]) {
+pub(crate) fn tsv_line(out: &mut String, fields: &[String]) {
     for (i, field) in fields.iter().enumerate() {
         out.push_str(if i == 0 { "" } else { "\t" });
         match field.contains('"') {
@@ -16,7 +16,7 @@ pub fn tsv_line(out: &mut String, fields: &[String]) {
 }
 
 /// The same with commas; everything except numbers and plain names is quoted (RFC 4180).
-pub fn csv_line(out: &mut String, fields: &[String]) {
+pub(crate) fn csv_line(out: &mut String, fields: &[String]) {
     for (i, field) in fields.iter().enumerate() {
         let comma = if i == 0 { "" } else { "," };
         let plain = field.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-+".contains(&b));

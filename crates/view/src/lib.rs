@@ -34,8 +34,8 @@ pub mod lens;
 mod page;
 mod png;
 mod svg;
+pub mod table;
 mod text;
 
 pub use error::{Error, ErrorKind};
-pub use fields::{csv_line, tsv_line};
-pub use text::{cell, columns, field, fit, json_text, lines_of_text, markdown, printable};
+pub use text::{cell, columns, field, fit, json_text, lines_of_text, markdown, one_line, printable};

@@ -23,6 +23,12 @@ pub fn printable(text: &str) -> String {
     pieces(text).into_iter().map(|piece| piece.text).collect()
 }
 
+/// Text that was written to be read, as one line: as [`printable`], but all spaces stay spaces.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    text.split(' ').map(printable).collect::<Vec<_>>().join(" ")
+}
+
 /// Terminal columns that printable text takes.
 #[must_use]
 pub fn columns(text: &str) -> usize {
@@ -148,6 +154,9 @@ pub(crate) fn wrap(text: &str, room: usize) -> Vec<String> {
 /// Unlike [`printable`] it is reversible: spaces stay, `\` is doubled.
 #[must_use]
 pub fn field(text: &str) -> String {
+    if text.bytes().all(|b| matches!(b, b' '..=b'~') && b != b'\\') {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -7,8 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use easyroutine_view::attention::{
-    AttentionReport, PictureOptions, Sink, TerminalOptions, csv, html, json, markdown, png, svg, terminal,
-    tsv,
+    AttentionReport, PictureOptions, Sink, TerminalOptions, html, json, markdown, png, svg, table, terminal,
 };
 use easyroutine_view::lens::ColourDepth;
 
@@ -46,8 +45,8 @@ fn a_report_is_drawn_as_committed() {
     check("attention.ans", &in_terminal(&report(), 80, ColourDepth::True, Sink::Hidden));
     check("attention-head.txt", &in_terminal(&one(2), 60, ColourDepth::None, Sink::Shown));
     check("attention-head.ans", &in_terminal(&one(0), 60, ColourDepth::Ansi256, Sink::Hidden));
-    check("attention.tsv", &tsv(&one(1)));
-    check("attention.csv", &csv(&one(1)));
+    check("attention.tsv", &table(&one(1)).tsv());
+    check("attention.csv", &table(&one(1)).csv());
     check("attention.md", &markdown(&report()));
     check("attention.svg", &svg(&report(), &PictureOptions::default()));
     let hidden = PictureOptions { sink: Sink::Hidden, dark: true, ..PictureOptions::default() };

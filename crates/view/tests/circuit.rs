@@ -1,7 +1,7 @@
 //! Circuits in every format; `EASYROUTINE_BLESS=1` rewrites the expected files.
 
 use easyroutine_view::circuit::{
-    CircuitEdge, CircuitReport, csv, html, markdown, page_data, png, svg, terminal, tsv,
+    CircuitEdge, CircuitReport, html, markdown, page_data, png, svg, table, terminal,
 };
 
 use crate::expect;
@@ -39,8 +39,8 @@ fn report() -> CircuitReport {
 fn every_format_is_as_expected() {
     let report = report();
     expect("circuit.txt", &terminal(&report, 80, 4));
-    expect("circuit.tsv", &tsv(&report));
-    expect("circuit.csv", &csv(&report));
+    expect("circuit.tsv", &table(&report).tsv());
+    expect("circuit.csv", &table(&report).csv());
     expect("circuit.md", &markdown(&report));
     expect("circuit.svg", &svg(&report));
     expect("circuit.html", &html(&report).unwrap());

@@ -1,7 +1,7 @@
 //! Attribution graphs in every format; `EASYROUTINE_BLESS=1` rewrites the expected files.
 
 use easyroutine_view::graph::{
-    GraphEdge, GraphNode, GraphReport, NodeKind, csv, html, markdown, page_data, terminal, tsv,
+    GraphEdge, GraphNode, GraphReport, NodeKind, html, markdown, page_data, table, terminal,
 };
 
 use crate::expect;
@@ -52,8 +52,8 @@ fn report() -> GraphReport {
 fn every_format_is_as_expected() {
     let report = report();
     expect("graph.txt", &terminal(&report, 80, 4));
-    expect("graph.tsv", &tsv(&report));
-    expect("graph.csv", &csv(&report));
+    expect("graph.tsv", &table(&report).tsv());
+    expect("graph.csv", &table(&report).csv());
     expect("graph.md", &markdown(&report));
     expect("graph.html", &html(&report).unwrap());
 }
@@ -64,7 +64,7 @@ fn nothing_of_a_prompt_is_active() {
     for text in [html(&report).unwrap(), markdown(&report)] {
         assert!(!text.contains("name</title>") && !text.contains("<script>Mary"), "{text}");
     }
-    for text in [html(&report).unwrap(), markdown(&report), terminal(&report, 80, 9), tsv(&report)] {
+    for text in [html(&report).unwrap(), markdown(&report), terminal(&report, 80, 9), table(&report).tsv()] {
         assert!(!text.contains('\u{1b}'), "{text}");
     }
 }
@@ -73,7 +73,7 @@ fn nothing_of_a_prompt_is_active() {
 fn too_many_edges_are_no_page_and_edges_without_a_node_are_left_out() {
     let mut report = report();
     report.edges[0].to = 99;
-    assert_eq!(tsv(&report).lines().count(), report.edges.len());
+    assert_eq!(table(&report).tsv().lines().count(), report.edges.len());
     report.edges = vec![report.edges[1]; 20_001];
     assert!(html(&report).unwrap_err().to_string().contains("keep less"));
 }

@@ -1,7 +1,7 @@
 //! Grids in every format; `EASYROUTINE_BLESS=1` rewrites the expected files.
 
 use easyroutine_view::grid::{
-    GridCell, GridColumn, GridReport, GridRow, csv, html, markdown, png, svg, terminal, tsv,
+    GridCell, GridColumn, GridReport, GridRow, html, markdown, png, svg, table, terminal,
 };
 use easyroutine_view::lens::ColourDepth;
 
@@ -43,8 +43,8 @@ fn every_format_is_as_expected() {
     expect("grid-narrow.txt", &terminal(&report, 30, ColourDepth::None));
     expect("grid.ans", &terminal(&report, 100, ColourDepth::True));
     expect("grid-256.ans", &terminal(&report, 100, ColourDepth::Ansi256));
-    expect("grid.tsv", &tsv(&report));
-    expect("grid.csv", &csv(&report));
+    expect("grid.tsv", &table(&report).tsv());
+    expect("grid.csv", &table(&report).csv());
     expect("grid.md", &markdown(&report));
     expect("grid.svg", &svg(&report));
 }
@@ -54,8 +54,8 @@ fn nothing_from_outside_reaches_an_output_raw() {
     let report = report();
     let outputs = [
         terminal(&report, 100, ColourDepth::None),
-        tsv(&report),
-        csv(&report),
+        table(&report).tsv(),
+        table(&report).csv(),
         markdown(&report),
         svg(&report),
         html(&report),
@@ -69,7 +69,7 @@ fn nothing_from_outside_reaches_an_output_raw() {
             "{page}"
         );
     }
-    assert_eq!(tsv(&report).lines().count(), 1 + 3 * 5);
+    assert_eq!(table(&report).tsv().lines().count(), 1 + 3 * 5);
 }
 
 #[test]

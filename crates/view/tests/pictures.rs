@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use easyroutine_view::lens::{
     Candidate, ColourDepth, LayerPosition, LayerRow, LensReport, LensSettings, Metric, ModelCard, Norm,
-    PictureOptions, Schema, TerminalOptions, Token, TrackedToken, csv, html, json, markdown, png, svg,
-    terminal, tsv,
+    PictureOptions, Schema, TerminalOptions, Token, TrackedToken, html, json, markdown, png, svg, table,
+    terminal,
 };
 use easyroutine_view::{ErrorKind, columns, printable};
 use proptest::prelude::*;
@@ -48,8 +48,8 @@ fn a_small_report_is_drawn_as_committed() {
     check("small-narrow.txt", &in_terminal(&small, 34, ColourDepth::None, Metric::Rank));
     check("small.ans", &in_terminal(&small, 80, ColourDepth::True, Metric::Final));
     check("small-256.ans", &in_terminal(&small, 80, ColourDepth::Ansi256, Metric::Kl));
-    check("small.tsv", &tsv(&small));
-    check("small.csv", &csv(&small));
+    check("small.tsv", &table(&small).tsv());
+    check("small.csv", &table(&small).csv());
     check("small.md", &markdown(&small, Metric::Tracked));
     check("small.svg", &svg(&small, &picture(Metric::Final, false)));
     check("small-dark.svg", &svg(&small, &picture(Metric::Rank, true)));
@@ -60,7 +60,7 @@ fn a_hostile_report_is_drawn_as_committed() {
     let hostile = report("hostile.json");
     check("hostile.txt", &in_terminal(&hostile, 200, ColourDepth::None, Metric::Final));
     check("hostile.ans", &in_terminal(&hostile, 200, ColourDepth::True, Metric::Kl));
-    check("hostile.tsv", &tsv(&hostile));
+    check("hostile.tsv", &table(&hostile).tsv());
     check("hostile.svg", &svg(&hostile, &picture(Metric::Final, false)));
 }
 
@@ -172,9 +172,9 @@ fn a_page_and_its_code_stay_small() {
 #[test]
 fn agreement_is_known_without_the_final_layer() {
     let mut some = report("small.json");
-    let whole = tsv(&some);
+    let whole = table(&some).tsv();
     some.layers.pop();
-    let cut = tsv(&some);
+    let cut = table(&some).tsv();
     for line in cut.lines().skip(1) {
         assert!(whole.contains(line), "{line}");
     }
@@ -320,9 +320,9 @@ proptest! {
             prop_assert!(colour != ColourDepth::None || !drawn.contains('\x1b'));
             prop_assert!(plain(&drawn).chars().all(|c| c == '\n' || !c.is_control()), "{:?}", drawn);
         }
-        let table = tsv(&report);
-        prop_assert_eq!(table.lines().count(), 7);
-        for (text, between) in [(table.as_str(), b'\t'), (&csv(&report), b',')] {
+        let tabs = table(&report).tsv();
+        prop_assert_eq!(tabs.lines().count(), 7);
+        for (text, between) in [(tabs.as_str(), b'\t'), (&table(&report).csv(), b',')] {
             // As read by Python's `csv` and pandas: every record complete, with its texts as written.
             let mut reader = ::csv::ReaderBuilder::new().delimiter(between).from_reader(text.as_bytes());
             let records: Vec<::csv::StringRecord> = reader.records().collect::<Result<_, _>>().unwrap();
@@ -337,8 +337,8 @@ proptest! {
                 }
             }
         }
-        prop_assert!(table.chars().all(|c| matches!(c, '\n' | '\t') || !c.is_control()));
-        prop_assert_eq!(csv(&report).matches("\r\n").count(), 7);
+        prop_assert!(tabs.chars().all(|c| matches!(c, '\n' | '\t') || !c.is_control()));
+        prop_assert_eq!(table(&report).csv().matches("\r\n").count(), 7);
         prop_assert!(markdown(&report, metric).lines().filter(|line| line.starts_with('|')).count() == 6);
 
         let page = html(&report);

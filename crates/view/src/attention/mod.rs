@@ -12,5 +12,5 @@ mod terminal;
 pub use html::{html, page_data};
 pub use picture::{PictureOptions, png, svg};
 pub use report::{AttentionReport, HeadPattern, SCHEMA, Schema, Sink, Summary};
-pub use tables::{csv, json, markdown, tsv};
+pub use tables::{json, markdown, table};
 pub use terminal::{TerminalOptions, terminal};

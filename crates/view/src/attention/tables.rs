@@ -1,11 +1,8 @@
 //! The report for other programs: JSON, one line per weight, or a Markdown table of where each head looks.
 
-use std::fmt::Write as _;
-
 use super::report::AttentionReport;
 use crate::error::{Error, ErrorKind};
-use crate::fields::{csv_line, tsv_line};
-use crate::text::cell;
+use crate::table::{Cell, Table};
 
 const HEADER: [&str; 7] = ["layer", "head", "query", "query_token", "key", "key_token", "weight"];
 
@@ -17,56 +14,29 @@ pub fn json(report: &AttentionReport) -> Result<String, Error> {
     serde_json::to_string(report).map_err(|e| Error::new(ErrorKind::Draw, format!("report as JSON: {e}")))
 }
 
-/// One line per weight, tab-separated, with a header line. Keys after their query are omitted: their weight is 0.
-///
-/// In texts, `\t`, `
-/// `, `\r`, `\\` and `\u{..}` escape characters that would break a line or be invisible.
+/// One row per weight. Keys after their query are omitted: their weight is 0.
 #[must_use]
-pub fn tsv(report: &AttentionReport) -> String {
-    lines(report, tsv_line)
-}
-
-/// [`tsv`] with commas; texts are quoted (RFC 4180).
-#[must_use]
-pub fn csv(report: &AttentionReport) -> String {
-    lines(report, csv_line)
+pub fn table(report: &AttentionReport) -> Table<'_> {
+    let token = |at: usize| Cell::exact(&report.tokens[at].text);
+    let rows = report.heads.iter().flat_map(move |head| {
+        head.weights.iter().enumerate().flat_map(move |(query, row)| {
+            row.iter().enumerate().map(move |(key, weight)| {
+                let [layer, head, at] = [head.layer, head.head, query].map(Cell::exact);
+                vec![layer, head, at, token(query), Cell::exact(key), token(key), Cell::exact(weight)]
+            })
+        })
+    });
+    Table::new(&HEADER, rows)
 }
 
 /// A Markdown table: where each head looks, as means over all tokens except the first.
 #[must_use]
 pub fn markdown(report: &AttentionReport) -> String {
-    let mut out = String::from("| layer | head | to first | to itself | to previous | entropy (nats) |\n");
-    out += "|---:|---:|---:|---:|---:|---:|\n";
-    for head in &report.heads {
+    let header = ["layer", "head", "to first", "to itself", "to previous", "entropy (nats)"];
+    let rows = report.heads.iter().map(|head| {
         let s = head.summary();
-        let _ = writeln!(
-            out,
-            "| {} | {} | {:.3} | {:.3} | {:.3} | {:.3} |",
-            head.layer, head.head, s.first, s.own, s.previous, s.entropy
-        );
-    }
-    out
-}
-
-fn lines(report: &AttentionReport, line: impl Fn(&mut String, &[String])) -> String {
-    let mut out = String::new();
-    line(&mut out, &HEADER.map(str::to_owned));
-    let texts: Vec<String> = report.tokens.iter().map(|token| cell(&token.text)).collect();
-    for head in &report.heads {
-        for (query, row) in head.weights.iter().enumerate() {
-            for (key, weight) in row.iter().enumerate() {
-                let fields = [
-                    head.layer.to_string(),
-                    head.head.to_string(),
-                    query.to_string(),
-                    texts[query].clone(),
-                    key.to_string(),
-                    texts[key].clone(),
-                    weight.to_string(),
-                ];
-                line(&mut out, &fields);
-            }
-        }
-    }
-    out
+        let means = [s.first, s.own, s.previous, s.entropy].map(|mean| Cell::new(format!("{mean:.3}"), mean));
+        [[head.layer, head.head].map(Cell::exact).to_vec(), means.to_vec()].concat()
+    });
+    Table::new(&header, rows).markdown()
 }

@@ -7,7 +7,7 @@ mod tables;
 
 pub use html::{html, page_data};
 pub use picture::{png, svg};
-pub use tables::{csv, markdown, terminal, tsv};
+pub use tables::{markdown, table, terminal};
 
 /// The contents of a picture of a circuit.
 #[derive(Debug, Clone, PartialEq)]

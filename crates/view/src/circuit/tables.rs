@@ -3,29 +3,17 @@
 use std::fmt::Write as _;
 
 use super::CircuitReport;
-use crate::fields::{csv_line, tsv_line};
+use crate::table::{Cell, Table};
 use crate::text::{self, columns, fit, printable};
 
-/// One line per edge, tab-separated, with a header line.
+/// One row per edge.
 #[must_use]
-pub fn tsv(report: &CircuitReport) -> String {
-    lines(report, tsv_line)
-}
-
-/// [`tsv`] with commas (RFC 4180).
-#[must_use]
-pub fn csv(report: &CircuitReport) -> String {
-    lines(report, csv_line)
-}
-
-fn lines(report: &CircuitReport, line: impl Fn(&mut String, &[String])) -> String {
-    let mut out = String::new();
-    line(&mut out, &["edge", "from", "to", "input", "score"].map(str::to_owned));
-    for edge in report.by_size() {
-        let input = edge.input.map_or(String::new(), |input| input.to_string());
-        line(&mut out, &[edge.name(), edge.from.clone(), edge.to.clone(), input, edge.score.to_string()]);
-    }
-    out
+pub fn table(report: &CircuitReport) -> Table<'_> {
+    let rows = report.by_size().into_iter().map(|edge| {
+        let [from, to] = [&edge.from, &edge.to].map(Cell::exact);
+        vec![Cell::exact(edge.name()), from, to, Cell::optional(edge.input), Cell::exact(edge.score)]
+    });
+    Table::new(&["edge", "from", "to", "input", "score"], rows)
 }
 
 /// A Markdown table of edges.
@@ -40,11 +28,13 @@ pub fn markdown(report: &CircuitReport) -> String {
     for (what, prompt) in &report.prompts {
         let _ = writeln!(out, "{}: {}  ", code(what), code(prompt));
     }
-    out += "\n| edge | score |\n|---|---:|\n";
-    for edge in report.by_size() {
-        let _ = writeln!(out, "| {} | {:+.5} |", code(&edge.name()), edge.score);
-    }
-    out
+    out.push('\n');
+    let rows = report.by_size().into_iter().map(|edge| vec![Cell::token(&edge.name()), signed(edge.score)]);
+    out + &Table::new(&["edge", "score"], rows).markdown()
+}
+
+fn signed(score: f64) -> Cell {
+    Cell::new(format!("{score:+.5}"), score)
 }
 
 /// The `most` largest edges as a table for a terminal of `width` columns.

@@ -5,7 +5,7 @@ mod json;
 mod tables;
 
 pub use html::{html, page_data};
-pub use tables::{csv, markdown, terminal, tsv};
+pub use tables::{markdown, table, terminal};
 
 /// The contents of a picture of a graph.
 #[derive(Debug, Clone, PartialEq)]

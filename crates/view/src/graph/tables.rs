@@ -2,21 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{GraphEdge, GraphReport};
-use crate::fields::{csv_line, tsv_line};
-use crate::text::{self, cell, columns, fit, printable};
-
-/// One line per edge, tab-separated, with a header line.
-#[must_use]
-pub fn tsv(report: &GraphReport) -> String {
-    lines(report, tsv_line)
-}
-
-/// [`tsv`] with commas (RFC 4180).
-#[must_use]
-pub fn csv(report: &GraphReport) -> String {
-    lines(report, csv_line)
-}
+use super::{GraphEdge, GraphReport, NodeKind};
+use crate::table::{Cell, Table};
+use crate::text::{self, columns, fit, printable};
 
 const HEADER: [&str; 11] = [
     "source_kind",
@@ -32,47 +20,41 @@ const HEADER: [&str; 11] = [
     "weight",
 ];
 
-fn lines(report: &GraphReport, line: impl Fn(&mut String, &[String])) -> String {
-    let mut out = String::new();
-    line(&mut out, &HEADER.map(str::to_owned));
-    for edge in report.by_size() {
-        let mut fields = Vec::with_capacity(HEADER.len());
-        for number in [edge.from, edge.to] {
-            let node = &report.nodes[number];
-            let layer = match node.kind {
-                super::NodeKind::Feature | super::NodeKind::Error => node.layer.to_string(),
-                _ => String::new(),
-            };
-            let value = node.value.map_or(String::new(), |value| value.to_string());
-            fields.extend([
-                node.kind.name().to_owned(),
-                layer,
-                node.position.to_string(),
-                cell(&node.name),
-                value,
-            ]);
-        }
-        fields.push(edge.weight.to_string());
-        line(&mut out, &fields);
-    }
-    out
+/// One row per edge.
+#[must_use]
+pub fn table(report: &GraphReport) -> Table<'_> {
+    let end = |number: usize| {
+        let node = &report.nodes[number];
+        let has_layer = matches!(node.kind, NodeKind::Feature | NodeKind::Error);
+        [
+            Cell::exact(node.kind.name()),
+            Cell::optional(has_layer.then_some(node.layer)),
+            Cell::exact(node.position),
+            Cell::exact(&node.name),
+            Cell::optional(node.value),
+        ]
+    };
+    let rows = report.by_size().into_iter().map(move |edge| {
+        let weight = Cell::exact(edge.weight);
+        end(edge.from).into_iter().chain(end(edge.to)).chain([weight]).collect()
+    });
+    Table::new(&HEADER, rows)
 }
 
 /// A Markdown table of edges.
 #[must_use]
 pub fn markdown(report: &GraphReport) -> String {
-    let code = |text: &str| text::markdown(&printable(text));
     let mut out = String::new();
     for line in report.shown_lines() {
         let parts: Vec<String> = line.split(" · ").map(text::markdown).collect();
         let _ = writeln!(out, "{}  ", parts.join(" · "));
     }
-    out += "\n| from | to | weight |\n|---|---|---:|\n";
-    for edge in report.by_size() {
-        let [from, to] = titles(report, edge);
-        let _ = writeln!(out, "| {} | {} | {:+.5} |", code(&from), code(&to), edge.weight);
-    }
-    out
+    out.push('\n');
+    let rows = report.by_size().into_iter().map(|edge| {
+        let [from, to] = titles(report, edge).map(|title| Cell::token(&title));
+        vec![from, to, Cell::new(format!("{:+.5}", edge.weight), edge.weight)]
+    });
+    out + &Table::new(&["from", "to", "weight"], rows).markdown()
 }
 
 /// The `most` largest edges as a table for a terminal of `width` columns.

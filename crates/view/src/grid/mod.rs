@@ -9,7 +9,7 @@ use crate::text::{facts, printable};
 
 pub use html::html;
 pub use picture::{png, svg};
-pub use tables::{csv, markdown, tsv};
+pub use tables::{markdown, table};
 pub use terminal::terminal;
 
 /// The contents of a picture of a grid.

@@ -3,34 +3,27 @@
 use std::fmt::Write as _;
 
 use super::GridReport;
-use crate::fields::{csv_line, tsv_line};
-use crate::text::{self, cell, printable};
+use crate::table::{Cell, Table};
+use crate::text::{self, printable};
 
 const HEADER: [&str; 6] = ["layer", "column", "token", "activation", "value", "effect"];
 
-/// One line per cell, tab-separated, with a header line. Escapes in texts are reversible.
+/// One row per cell.
 #[must_use]
-pub fn tsv(report: &GridReport) -> String {
-    lines(report, tsv_line)
-}
-
-/// [`tsv`] with commas; every text that needs it is quoted (RFC 4180).
-#[must_use]
-pub fn csv(report: &GridReport) -> String {
-    lines(report, csv_line)
-}
-
-fn lines(report: &GridReport, line: impl Fn(&mut String, &[String])) -> String {
-    let mut out = String::new();
-    line(&mut out, &HEADER.map(str::to_owned));
-    for row in &report.rows {
-        for (column, found) in report.columns.iter().zip(&row.cells) {
-            let token = column.token.as_deref().map(cell).unwrap_or_default();
-            let texts = [cell(&row.label), cell(&column.label), token, cell(&found.activation)];
-            line(&mut out, &[&texts[..], &[found.value.to_string(), found.effect.to_string()]].concat());
-        }
-    }
-    out
+pub fn table(report: &GridReport) -> Table<'_> {
+    let rows = report.rows.iter().flat_map(move |row| {
+        report.columns.iter().zip(&row.cells).map(move |(column, found)| {
+            vec![
+                Cell::exact(&row.label),
+                Cell::exact(&column.label),
+                Cell::optional(column.token.as_ref()),
+                Cell::exact(&found.activation),
+                Cell::exact(found.value),
+                Cell::exact(found.effect),
+            ]
+        })
+    });
+    Table::new(&HEADER, rows)
 }
 
 /// A Markdown table of effects, the last layer on top.
@@ -45,17 +38,12 @@ pub fn markdown(report: &GridReport) -> String {
     for (what, prompt) in &report.prompts {
         let _ = writeln!(out, "{}: {}  ", code(what), code(prompt));
     }
-    out += "\n| layer |";
-    for column in &report.columns {
-        let _ = write!(out, " {} |", code(column.token.as_ref().unwrap_or(&column.label)));
-    }
-    out += "\n|---:|";
-    out += &"---:|".repeat(report.columns.len());
-    for row in report.rows_downwards() {
-        let _ = write!(out, "\n| {} |", code(&row.label));
-        for cell in &row.cells {
-            let _ = write!(out, " {} |", report.number(cell.effect));
-        }
-    }
-    out + "\n"
+    out.push('\n');
+    let tokens =
+        report.columns.iter().map(|column| Cell::token(column.token.as_ref().unwrap_or(&column.label)));
+    let rows = report.rows_downwards().map(|row| {
+        let effects = row.cells.iter().map(|cell| Cell::new(report.number(cell.effect), cell.effect));
+        std::iter::once(Cell::token(&row.label)).chain(effects).collect()
+    });
+    out + &Table::of_cells(std::iter::once(Cell::exact("layer")).chain(tokens).collect(), rows).markdown()
 }

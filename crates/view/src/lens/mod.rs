@@ -22,6 +22,6 @@ pub use report::{
     Candidate, FinalTop, JacobianLens, LayerPosition, LayerRow, LensReport, LensSettings, ModelCard, Norm,
     SCHEMA, Schema, Token, TrackedToken, TunedLens,
 };
-pub use tables::{csv, json, markdown, tsv};
+pub use tables::{json, markdown, table};
 pub use terminal::{ColourDepth, TerminalOptions, terminal};
 pub(crate) use words::{changes as changes_line, model as model_line};

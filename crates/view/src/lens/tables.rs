@@ -1,16 +1,16 @@
-//! The report for other programs: JSON, one line per cell, or a Markdown table.
+//! The report for other programs: JSON, a table, or one in Markdown for people.
 
 use std::fmt::Write as _;
 
-use super::grid::{Cell, Grid};
+use super::grid::{self, Column, Grid};
 use super::metric::{Metric, Value};
-use super::report::LensReport;
+use super::report::{LayerRow, LensReport, Token};
 use super::words;
 use crate::error::{Error, ErrorKind};
-use crate::fields::{csv_line, tsv_line};
-use crate::text::{self, cell, printable};
+use crate::table::{Cell, Table};
+use crate::text::{self, printable};
 
-/// Names of the columns of [`tsv`] and [`csv`].
+/// Names of the columns of [`table`].
 pub(super) const HEADER: [&str; 14] = [
     "layer",
     "name",
@@ -36,20 +36,37 @@ pub fn json(report: &LensReport) -> Result<String, Error> {
     serde_json::to_string(report).map_err(|e| Error::new(ErrorKind::Draw, format!("report as JSON: {e}")))
 }
 
-/// One line per cell, tab-separated, final layer first, with a header line.
-///
-/// In texts, `\t`, `
-/// `, `\r`, `\\` and `\u{..}` escape characters that would break a line or be invisible. Missing numbers are empty;
-/// others that are not finite are `NaN`.
+/// One row per layer and position, final layer first. Missing numbers are empty; others that are not finite are `NaN`.
 #[must_use]
-pub fn tsv(report: &LensReport) -> String {
-    lines(report, tsv_line)
+pub fn table(report: &LensReport) -> Table<'_> {
+    let Grid { columns, rows } = Grid::new(report);
+    let rows = rows.into_iter().flat_map(move |row| {
+        let pairs = columns.iter().zip(row.cells);
+        let found = pairs.filter_map(|(column, cell)| Some(fields(row.layer, column, cell?)));
+        found.collect::<Vec<_>>()
+    });
+    Table::new(&HEADER, rows)
 }
 
-/// [`tsv`] with commas; every text is quoted (RFC 4180).
-#[must_use]
-pub fn csv(report: &LensReport) -> String {
-    lines(report, csv_line)
+fn fields(layer: &LayerRow, column: &Column<'_>, grid::Cell { at, agrees }: grid::Cell<'_>) -> Vec<Cell> {
+    let top = at.top.first();
+    let text = |token: Option<&Token>| Cell::optional(token.map(|token| &token.text));
+    vec![
+        Cell::exact(layer.layer),
+        Cell::exact(&layer.name),
+        Cell::exact(column.position),
+        text(column.token),
+        text(column.next),
+        Cell::optional(top.map(|top| top.id)),
+        Cell::optional(top.map(|top| &top.text)),
+        Cell::optional(top.map(|top| top.logprob)),
+        Cell::exact(u8::from(agrees)),
+        Cell::exact(at.logprob_of_final_top),
+        Cell::exact(at.entropy),
+        Cell::exact(at.kl_to_final),
+        Cell::optional(at.rank_of_next),
+        Cell::optional(at.tracked),
+    ]
 }
 
 /// A Markdown table: one row per layer, each cell its top token and the number of `metric`. Bold if the token is the
@@ -66,70 +83,29 @@ pub fn markdown(report: &LensReport, metric: Metric) -> String {
         "Number: {}. Bold: same token as the model predicts. \\*: the model's top token is the actual next one.\n",
         text::markdown(&metric.words(report))
     );
-    let row = |out: &mut String, label: &str, cells: &mut dyn Iterator<Item = String>| {
-        let _ = write!(out, "| {label} |");
-        cells.for_each(|cell| {
-            let _ = write!(out, " {cell} |");
-        });
-        out.push('\n');
-    };
-    let code = |text: &str| text::markdown(&printable(text));
-    row(
-        &mut out,
-        "layer",
-        &mut grid.columns.iter().map(|c| c.token.map_or(String::new(), |t| code(&t.text))),
-    );
-    row(&mut out, "---:", &mut grid.columns.iter().map(|_| "---".to_owned()));
-    row(
-        &mut out,
-        "*next*",
-        &mut grid.columns.iter().map(|c| {
-            let star = if c.right == Some(true) { "\\*" } else { "" };
-            c.next.map_or(String::new(), |t| format!("{star}*{}*", code(&t.text)))
-        }),
-    );
-    for r in &grid.rows {
-        row(&mut out, &r.label, &mut r.cells.iter().map(|cell| markdown_cell(*cell, report, metric)));
-    }
-    out
+    let tokens =
+        grid.columns.iter().map(|column| column.token.map_or(Cell::exact(""), |t| Cell::token(&t.text)));
+    let next = grid.columns.iter().map(|column| {
+        let star = if column.right == Some(true) { "\\*" } else { "" };
+        Cell::marked(column.next.map_or(String::new(), |t| format!("{star}*{}*", code(&t.text))))
+    });
+    let header = [Cell::exact("layer")].into_iter().chain(tokens).collect();
+    let next = [Cell::marked("*next*")].into_iter().chain(next).collect();
+    let layers = grid.rows.iter().map(|row| {
+        let cells = row.cells.iter().map(|cell| markdown_cell(*cell, report, metric));
+        [Cell::exact(&row.label)].into_iter().chain(cells).collect()
+    });
+    out + &Table::of_cells(header, [next].into_iter().chain(layers)).markdown()
 }
 
-fn markdown_cell(cell: Option<Cell<'_>>, report: &LensReport, metric: Metric) -> String {
-    let Some(cell) = cell else { return String::new() };
+fn markdown_cell(cell: Option<grid::Cell<'_>>, report: &LensReport, metric: Metric) -> Cell {
+    let Some(cell) = cell else { return Cell::exact("") };
     let value = metric.value(cell.at, report);
-    let token = cell.at.top.first().map_or(String::new(), |top| text::markdown(&printable(&top.text)));
+    let token = cell.at.top.first().map_or(String::new(), |top| code(&top.text));
     let number = if value == Value::Absent { String::new() } else { text::markdown(&metric.format(value)) };
-    if cell.agrees { format!("**{token}** {number}") } else { format!("{token} {number}") }
+    Cell::marked(if cell.agrees { format!("**{token}** {number}") } else { format!("{token} {number}") })
 }
 
-fn lines(report: &LensReport, line: impl Fn(&mut String, &[String])) -> String {
-    let grid = Grid::new(report);
-    let mut out = String::new();
-    line(&mut out, &HEADER.map(str::to_owned));
-    for row in &grid.rows {
-        for (column, in_column) in grid.columns.iter().zip(&row.cells) {
-            let Some(Cell { at, agrees }) = in_column else { continue };
-            let top = at.top.first();
-            line(
-                &mut out,
-                &[
-                    row.layer.layer.to_string(),
-                    cell(&row.layer.name),
-                    column.position.to_string(),
-                    column.token.map_or(String::new(), |t| cell(&t.text)),
-                    column.next.map_or(String::new(), |t| cell(&t.text)),
-                    top.map_or(String::new(), |t| t.id.to_string()),
-                    top.map_or(String::new(), |t| cell(&t.text)),
-                    top.map_or(String::new(), |t| t.logprob.to_string()),
-                    u8::from(*agrees).to_string(),
-                    at.logprob_of_final_top.to_string(),
-                    at.entropy.to_string(),
-                    at.kl_to_final.to_string(),
-                    at.rank_of_next.map_or(String::new(), |rank| rank.to_string()),
-                    at.tracked.map_or(String::new(), |logprob| logprob.to_string()),
-                ],
-            );
-        }
-    }
-    out
+fn code(text: &str) -> String {
+    text::markdown(&printable(text))
 }
