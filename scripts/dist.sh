@@ -55,7 +55,7 @@ program() {
 
 crates() {
   # In the order of their dependencies; each is built from its own archive, as a registry would.
-  cargo package --workspace --locked --allow-dirty
+  cargo package --workspace --exclude easyroutine-python --locked --allow-dirty
   cp "${CARGO_TARGET_DIR:-target}"/package/*.crate "$dist"
 }
 

@@ -26,7 +26,7 @@ packages() { grep -v '^#' "python/requirements-$what.txt"; }
 
 build() {
   rm -rf "$wheels"
-  # The folder, profile and features of the other builds: dependencies are compiled there already.
+  # The folder, profile and features of the other builds: all but the module itself is compiled there already.
   CARGO_TARGET_DIR="$PWD/target" \
     maturin build --quiet --strip --locked --all-features --manifest-path python/Cargo.toml --out "$wheels"
   # What the wheel's command is compared with, and a bucket for its stores.

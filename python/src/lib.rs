@@ -4,6 +4,9 @@
 //! lenses, pictures and the memory of tensors. Configurations and positions come in as JSON, in the spelling that the
 //! engine reads everywhere; numbers go out as [`tensor::Tensor`].
 
+// The tests are Python's, and what only Python can load does not link as a program of tests.
+#![cfg(not(test))]
+
 mod attention;
 mod attribution;
 mod cache;

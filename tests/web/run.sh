@@ -8,18 +8,19 @@ data="$root/crates/view/tests/data"
 
 PAGES=$(mktemp -d)
 trap 'rm -rf "$PAGES"' EXIT
-for name in capitals hostile attention; do
-  (cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$data/$name.json" "$PAGES/$name.html")
-done
 # The features and the folder of the other builds.
-(cd "$root" && cargo build --quiet --workspace --all-features --locked --bin easyroutine)
-PROGRAM=${CARGO_TARGET_DIR:-$root/target}/debug/easyroutine
+(cd "$root" && cargo build --quiet --workspace --all-features --locked --bin easyroutine --example page)
+built=${CARGO_TARGET_DIR:-$root/target}/debug
+PROGRAM=$built/easyroutine
+for name in capitals hostile attention; do
+  "$built/examples/page" "$data/$name.json" "$PAGES/$name.html"
+done
 MODEL="$root/fixtures/tiny/llama"
 cp "$data/expected/circuit.html" "$PAGES/circuit.html"
 cp "$data/expected/graph.html" "$PAGES/graph.html"
 node "$here/features.mjs" >"$PAGES/features.jsonl"
 for out in features.html features/; do
-  (cd "$root" && cargo run --quiet --package easyroutine-view --example page -- "$PAGES/features.jsonl" "$PAGES/$out")
+  "$built/examples/page" "$PAGES/features.jsonl" "$PAGES/$out"
 done
 "$PROGRAM" model export "$MODEL" "$PAGES/bf16" --dtype bf16
 "$PROGRAM" compare "$MODEL" "$PAGES/bf16" "the cat sat on the mat" --patch both -o "$PAGES/checkpoints.html"
