@@ -10,9 +10,10 @@ use easyroutine::attribution::{self, Baseline, Check, Quadrature};
 use easyroutine::positions::Context;
 use easyroutine::request::Request;
 use easyroutine::sites::Selector;
+use easyroutine_app::record;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cache;
 use crate::errors::Failure;
@@ -170,13 +171,17 @@ impl AttributionSums {
         settings: PatchingSettings,
     ) -> Result<AttributionSums, Failure> {
         py.detach(|| {
-            let digest = match &file {
-                Some(_) => Some(model.identity.digest()?),
-                None => None,
+            let told = match &file {
+                Some(_) => {
+                    let (arch, digest) = (model.model.arch(), model.identity.digest()?);
+                    let (request, rule) = (settings.request()?, rule(&settings.rule)?);
+                    let name = settings.metrics.first().map(|(name, ..)| name.clone()).unwrap_or_default();
+                    let of_name = metric(&(name, Some(0), Some(0)))?.to_json();
+                    let name = of_name["name"].as_str().unwrap_or_default();
+                    record::mean_attribution(arch, digest, &request, settings.seed, rule, name)?
+                }
+                None => Value::Null,
             };
-            let metric = settings.metrics.first().map(|(name, ..)| name);
-            let told = json!({"model_digest": digest, "activations": settings.keys, "positions": settings.positions,
-                "seed": settings.seed, "rule": settings.rule, "metric": metric});
             let sums = match &file {
                 Some(file) if file.exists() => attribution::AttributionSums::read(file, &told)?,
                 _ => attribution::AttributionSums::default(),
@@ -239,7 +244,7 @@ impl AttributionSums {
                 _ => found.push((name, vec![score], part.is_some())),
             }
         }
-        Ok((sums.summed().pairs(), sums.metrics(), found))
+        Ok((sums.summed().n(), sums.metrics(), found))
     }
 }
 

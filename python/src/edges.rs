@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use easyroutine::attribution::edges::{
     Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, Faithfulness, ends, sizes,
 };
-use easyroutine::jacobian::{FitOptions, JacobianSums};
-use easyroutine::tune::{Optimiser, Tuning, save_tuned_lens, shuffled, tuned_lens_config};
+use easyroutine::jacobian::{FitOptions, JacobianFit, Part};
+use easyroutine::tune::{Optimiser, Tuning, save_tuned_lens, shuffled, tuned_lens_config, tuning_settings};
 use easyroutine::{Error, ErrorKind, Stop};
 use easyroutine_app::reports;
 use easyroutine_view::circuit::{CircuitEdge, CircuitReport};
@@ -189,84 +189,40 @@ pub(crate) fn fit_jacobian(
     let is_torch = path.extension().is_some_and(|ending| ending == "pt");
     let found = py.detach(|| -> easyroutine::Result<String> {
         let options = FitOptions { skip_first, ..FitOptions::default() };
-        let digest = model.identity.digest()?;
-        // As `easyroutine jacobian fit` describes it, so that either resumes what the other began.
-        let description = |sums: &JacobianSums, next: usize| {
-            let mut description = sums.description();
-            description["model_digest"] = json!(digest);
-            description["part"] = json!("1/1");
-            description["next"] = json!(next);
-            description["tokens"] = Value::Null;
-            description
+        let (arch, digest) = (engine.arch(), model.identity.digest()?);
+        let write = |fit: &JacobianFit| written(path, |at| fit.write(&mut BufWriter::new(File::create(at)?)));
+        let mut fit = match resume && path.exists() {
+            true => JacobianFit::resume(path, arch, options, digest, Part::WHOLE)?,
+            false => JacobianFit::new(arch, options, digest, Part::WHOLE)?,
         };
-        let write = |sums: &JacobianSums, next: usize| {
-            let description = description(sums, next);
-            written(path, |at| sums.write(&description, &mut BufWriter::new(File::create(at)?)))
-        };
-        let (mut sums, first) = match resume && path.exists() {
-            true => resumed(path, digest, options, engine.arch().d_model, engine.arch().layers.len())?,
-            false => (JacobianSums::new(engine.arch(), options)?, 0),
-        };
-        if first > rows.len() {
-            let text = format!("{}: covers {first} prompts, and {} are given", path.display(), rows.len());
-            return Err(Error::input(text).hint("give the same prompts, in the same order"));
-        }
+        let (first, d) = (fit.covered(), arch.d_model);
         let mut kept = Instant::now();
-        for (number, ids) in rows.iter().enumerate().skip(first) {
+        for (number, ids) in rows.iter().enumerate() {
             let stop = Stop::When(&|| signals.is_stopped());
-            let d = sums.d_model;
-            let added = sums.add(engine, ids, stop, |done, _| told.tell(number * d + done, rows.len() * d));
+            let added = fit.add(engine, ids, stop, |done, _| told.tell(number * d + done, rows.len() * d));
             if let Err(error) = added {
                 // Keep the work done before.
-                if !is_torch && number > first {
-                    write(&sums, number)?;
+                if !is_torch && fit.covered() > first {
+                    write(&fit)?;
                 }
                 return Err(error);
             }
             if !is_torch && kept.elapsed() >= PAUSE {
-                write(&sums, number + 1)?;
+                write(&fit)?;
                 kept = Instant::now();
             }
         }
-        if sums.n_prompts == 0 {
-            return Err(Error::input(format!(
-                "no row has {} tokens or more, so none counts",
-                skip_first + 2
-            ))
-            .hint("give longer rows, or a smaller skip_first"));
-        }
+        fit.finish()?;
         match is_torch {
             true => {
-                let bytes = sums.to_torch()?;
+                let bytes = fit.sums().to_torch()?;
                 written(path, |at| std::fs::write(at, bytes))?;
             }
-            false => write(&sums, rows.len())?,
+            false => write(&fit)?,
         }
-        Ok(description(&sums, rows.len()).to_string())
+        Ok(fit.description().to_string())
     });
     found.map_err(|error| told.failure(&signals, error))
-}
-
-/// The sums of a stopped fit, and the number of rows that it covers.
-fn resumed(
-    path: &Path,
-    digest: &str,
-    options: FitOptions,
-    d_model: usize,
-    n_layers: usize,
-) -> easyroutine::Result<(JacobianSums, usize)> {
-    let (sums, told) = JacobianSums::read(path)?;
-    let is_same = told["model_digest"] == digest
-        && told["part"] == "1/1"
-        && told["tokens"].is_null()
-        && (sums.options, sums.d_model, sums.n_layers() + 1) == (options, d_model, n_layers);
-    match told["next"].as_u64().and_then(|next| usize::try_from(next).ok()).filter(|_| is_same) {
-        Some(next) => Ok((sums, next)),
-        None => Err(Error::input(format!(
-            "{}: was begun with another model, another skip_first, cut prompts, or in parts",
-            path.display()
-        ))),
-    }
 }
 
 /// How a tuned lens is trained, as Python writes it.
@@ -306,28 +262,9 @@ pub(crate) fn tune(
             let text = format!("{}: its lens is finished, so there is nothing to resume", folder.display());
             return Err(Error::input(text).hint("name another folder to train anew"));
         }
-        // As `easyroutine tune` describes it, so that either resumes what the other began.
-        let origin = json!({
-            "model_digest": model.identity.digest()?,
-            "rows": settings.rows,
-            "seed": settings.seed,
-            "tokens": null,
-            "prompts": rows.len(),
-        });
+        let origin = tuning_settings(model.identity.digest()?, rows, settings.rows, settings.seed);
         let mut tuning = match settings.resume && state.exists() {
-            true => {
-                let (tuning, of_state) = Tuning::read_state(engine, &state)?;
-                if of_state != origin || (tuning.optimiser, tuning.steps) != (optimiser, settings.steps) {
-                    let text = format!(
-                        "{}: was begun with other options, prompts or another model",
-                        state.display()
-                    );
-                    return Err(
-                        Error::input(text).hint("give the same prompts and options, or name another folder")
-                    );
-                }
-                tuning
-            }
+            true => Tuning::resume(engine, &state, optimiser, settings.steps, &origin)?,
             false => Tuning::new(engine, optimiser, settings.steps)?,
         };
         let at =

@@ -124,7 +124,7 @@ def test_mean_scores_are_resumed_to_the_bit(llama: HookedModel, pair: Any, tmp_p
         llama.mean_attribution(pairs[::-1], ["z_L*", "resid_in_1"], state=state)
     with pytest.raises(InputError, match="sums hold 2 pairs, and 1 are read"):
         llama.mean_attribution(pairs[:1], ["z_L*", "resid_in_1"], state=state)
-    with pytest.raises(InputError, match="other activations"):
+    with pytest.raises(InputError, match="another `activations`"):
         llama.mean_attribution(pairs, "z_L*", state=state)
     with pytest.raises(InputError, match="safetensors file"):
         llama.mean_attribution(pairs, "z_L*", state=tmp_path / "sums.pt")
@@ -160,10 +160,12 @@ def test_fits_that_were_stopped_are_resumed_to_the_bit(llama: HookedModel, tmp_p
     with pytest.raises(Stopped):
         llama.fit_jacobian_lens(prompts, parts[1], skip_first=2, on_progress=stop(0.6))
     assert parts[1].read_bytes() != parts[0].read_bytes()
-    with pytest.raises(InputError, match="another skip_first"):
+    with pytest.raises(InputError, match="another `skip_first`"):
         llama.fit_jacobian_lens(prompts, parts[1], skip_first=3, resume=True)
-    with pytest.raises(InputError, match="and 1 are given"):
+    with pytest.raises(InputError, match="hold 3 prompts, and 1 are read"):
         llama.fit_jacobian_lens(prompts[:1], parts[1], skip_first=2, resume=True)
+    with pytest.raises(InputError, match="not the first of these"):
+        llama.fit_jacobian_lens(prompts[::-1], parts[1], skip_first=2, resume=True)
     llama.fit_jacobian_lens(prompts, parts[1], skip_first=2, resume=True)
     assert parts[1].read_bytes() == parts[0].read_bytes()
     with pytest.raises(InputError, match="exact sums"):
@@ -173,8 +175,10 @@ def test_fits_that_were_stopped_are_resumed_to_the_bit(llama: HookedModel, tmp_p
     whole = llama.tune_lens(prompts, tmp_path / "whole", **settings)
     with pytest.raises(Stopped):
         llama.tune_lens(prompts, tmp_path / "resumed", **settings, on_progress=stop(0.5))
-    with pytest.raises(InputError, match="other options"):
+    with pytest.raises(InputError, match="another `seed`"):
         llama.tune_lens(prompts, tmp_path / "resumed", **{**settings, "seed": 5}, resume=True)
+    with pytest.raises(InputError, match="another `content_of_prompts`"):
+        llama.tune_lens(prompts[::-1], tmp_path / "resumed", **settings, resume=True)
     assert llama.tune_lens(prompts, tmp_path / "resumed", **settings, resume=True) == whole[3:]
     for name in ("params.pt", "config.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()

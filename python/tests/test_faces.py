@@ -97,3 +97,56 @@ def test_a_run_is_written_half_by_each_and_says_what_a_run_of_either_says(
     assert all(cache.keys() == caches[0].keys() for cache in caches)
     for key in caches[0].keys():
         assert all(cache[key] == caches[0][key] for cache in caches), key
+
+
+class Stopped(Exception):
+    """Raised by a callback in the middle of some work."""
+
+
+def stopping(after: int) -> Any:
+    def told(done: int, of: int = 0) -> None:
+        if done >= after:
+            raise Stopped
+
+    return told
+
+
+def other_command(*words: str | Path) -> None:
+    done = subprocess.run([COMMAND, *map(str, words)], capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_sums_and_fits_that_one_began_the_other_finishes(tmp_path: Path, prompts: Path, llama: HookedModel) -> None:
+    model = TINY / "llama"
+    pairs = tmp_path / "pairs.jsonl"
+    texts = [("the cat sat", "the dog sat"), ("one two three", "one one three"), ("a b c", "a c c")]
+    named = [{"clean": clean, "corrupt": corrupt, "answer": 7, "against": 9} for clean, corrupt in texts]
+    pairs.write_text("".join(json.dumps(pair) + "\n" for pair in named))
+    whole = llama.mean_attribution(named, ["resid_in_1", "z_L*"], "p", target_token_positions=["last", (0, 2)])
+    states = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    line = ["attribute", "--pairs", pairs, "-m", model, "-a", "z_L*,resid_in_1", "--positions", "last,0:2"]
+    line += ["--metric", "p", "--format", "json", "-o", tmp_path / "means.json"]
+    again: dict[str, Any] = {"metric": "p", "target_token_positions": ["last", (0, 2)]}
+    # The command first, then the package; and the other way round.
+    other_command(*line, "--limit", "1", "--state", states[0])
+    assert llama.mean_attribution(named, ["resid_in_1", "z_L*"], **again, state=states[0]) == whole
+    with pytest.raises(Stopped):
+        llama.mean_attribution(pairs, ["resid_in_1", "z_L*"], **again, state=states[1], on_progress=stopping(2))
+    other_command(*line, "--state", states[1])
+    assert states[0].read_bytes() == states[1].read_bytes()
+
+    files = [tmp_path / name for name in ("whole.safetensors", "c.safetensors", "d.safetensors")]
+    fit = ["jacobian", "fit", "--file", prompts, "-m", model, "--skip-first", "1"]
+    llama.fit_jacobian_lens(TEXTS, files[0], skip_first=1)
+    other_command(*fit, "-o", files[1], "--limit", "1")
+    llama.fit_jacobian_lens(TEXTS, files[1], skip_first=1, resume=True)
+    llama.fit_jacobian_lens(TEXTS[:1], files[2], skip_first=1)
+    other_command(*fit, "-o", files[2], "--resume")
+    assert files[0].read_bytes() == files[1].read_bytes() == files[2].read_bytes()
+
+    llama.tune_lens(TEXTS, tmp_path / "whole", steps=4, rows_per_step=2)
+    with pytest.raises(Stopped):
+        llama.tune_lens(TEXTS, tmp_path / "resumed", steps=4, rows_per_step=2, on_progress=stopping(2))
+    tune = ["tune", "--file", prompts, "-m", model, "--steps", "4", "--rows", "2"]
+    other_command(*tune, "-o", tmp_path / "resumed", "--resume")
+    assert (tmp_path / "whole/params.pt").read_bytes() == (tmp_path / "resumed/params.pt").read_bytes()

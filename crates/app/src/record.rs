@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use easyroutine::arch::Arch;
 use easyroutine::edit::{Intervention, Operation, Part, Softmax};
 use easyroutine::extraction::{ExtractionConfig, Heads};
+use easyroutine::gradients::Rule;
 use easyroutine::positions::Specifier;
 use easyroutine::request::Request;
 use easyroutine::sites::{Point, Scope};
@@ -13,7 +14,7 @@ use easyroutine::{Error, Model};
 use easyroutine_store::{self as store, Dtype};
 use serde_json::{Map, Value, json};
 
-use crate::reports::dtype_name;
+use crate::reports::{dtype_name, rule_name};
 
 /// The model of a run; `digest` is its identity by content.
 pub fn model(files: &ModelFiles, digest: Option<&str>, model: &Model) -> store::Model {
@@ -29,6 +30,30 @@ pub fn model(files: &ModelFiles, digest: Option<&str>, model: &Model) -> store::
 /// Positions in the requested order.
 pub fn positions(specifiers: &[Specifier]) -> Value {
     specifiers.iter().map(Specifier::to_json).collect()
+}
+
+/// What mean scores of attribution patching depend on besides their pairs. `digest` is the model's identity by content,
+/// `metric` the metric's name in [`Metric::to_json`](easyroutine::patching::Metric::to_json).
+///
+/// # Errors
+/// As [`Request::points`].
+pub fn mean_attribution(
+    arch: &Arch,
+    digest: &str,
+    request: &Request,
+    seed: u64,
+    rule: Rule,
+    metric: &str,
+) -> Result<Value, Error> {
+    let activations: Value = request.points(arch)?.iter().map(Point::to_string).collect();
+    Ok(json!({
+        "model_digest": digest,
+        "activations": activations,
+        "positions": positions(&request.positions),
+        "seed": seed,
+        "rule": rule_name(rule),
+        "metric": metric,
+    }))
 }
 
 /// The request as the fields of an extraction configuration. If flags and heads cover more than was requested, as with

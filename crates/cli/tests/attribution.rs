@@ -54,6 +54,9 @@ fn scores_of_any_activation_are_listed_and_written() {
     assert_eq!(found["schema"], "easyroutine.attribute/1");
     assert_eq!((found["cells"].as_array().unwrap().len(), &found["rule"]), (4, &"gradient".into()));
     assert_eq!(found["check"]["cells"].as_array().unwrap().len(), 2);
+    let table = succeeds(&[&fixed[..], &["--check", "1", "-k", "2", "--format", "tsv"]].concat());
+    let last: Vec<&str> = table.lines().map(|line| line.rsplit('\t').next().unwrap()).collect();
+    assert!(last[0] == "exact" && last[1].parse::<f64>().is_ok() && last[2].is_empty(), "{table}");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("s.safetensors");
     succeeds(&[&fixed[..], &["-a", "pattern_L0H1", "-o", file.to_str().unwrap()]].concat());
@@ -150,7 +153,7 @@ fn pairs_of_a_file_are_summed_and_gone_on_with() {
     let fewer = fails(2, &[&fixed[..], &["--state", state, "--limit", "2"]].concat());
     assert!(fewer.contains("sums hold 3 pairs, and 2 are read"), "{fewer}");
     let other = fails(2, &[&fixed[..], &["--state", state, "--method", "eap"]].concat());
-    assert!(other.contains("another model, method"), "{other}");
+    assert!(other.contains("another `method` (\"eap-ig\", here \"eap\"), `steps`"), "{other}");
     let apart = folder.path().join("apart.jsonl");
     let lines = std::fs::read_to_string(&pairs).unwrap();
     std::fs::write(&apart, lines.lines().rev().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
@@ -216,7 +219,9 @@ fn mean_scores_of_pairs_are_resumed_to_the_bit() {
     let fewer = fails(2, &[&with_state[..], &["--limit", "2"]].concat());
     assert!(fewer.contains("sums hold 3 pairs, and 2 are read"), "{fewer}");
     let other = fails(2, &[&with_state[..], &["--rule", "relp"]].concat());
-    assert!(other.contains("metric or rule"), "{other}");
+    assert!(other.contains("another `rule` (\"gradient\", here \"relp\")"), "{other}");
+    let other = fails(2, &[&with_state[..], &["-a", "z_L0"]].concat());
+    assert!(other.contains("another `activations`"), "{other}");
     std::fs::write(&bad, lines.lines().rev().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
     let kept = std::fs::read(state).unwrap();
     assert!(fails(2, &words).contains("not the first of these"));
@@ -255,8 +260,35 @@ fn a_jacobian_lens_is_fitted_in_parts_merged_and_read() {
     assert!(merge(&whole, &first).contains("not of the same division"));
     let other_tokens =
         ["jacobian", "fit", "--file", &prompts, "-m", &model, "--skip-first", "1", "--tokens", "3"];
+    let other_part = [&other_tokens[..8], &["-o", &again, "--resume"]].concat();
     let other_tokens = fails(2, &[&other_tokens[..], &["-o", &again, "--resume"]].concat());
-    assert!(other_tokens.contains("other --tokens"), "{other_tokens}");
+    assert!(other_tokens.contains("hold 4 prompts, which are not the first of these"), "{other_tokens}");
+    let other = fails(2, &["jacobian", "fit", "--file", &prompts, "-m", &model, "-o", &again, "--resume"]);
+    assert!(other.contains("another `skip_first` (1, here 16)"), "{other}");
+    let other = fails(2, &[&other_part[..], &["--part", "1/2"]].concat());
+    assert!(other.contains("another `part` (\"1/1\", here \"1/2\")"), "{other}");
+    let fewer = fails(2, &[&other_part[..], &["--limit", "3"]].concat());
+    assert!(fewer.contains("sums hold 4 prompts, and 3 are read here"), "{fewer}");
+    // Parts of other prompts are no parts of the same whole.
+    let others = path("others.jsonl");
+    std::fs::write(&others, lines[..3].join("\n") + "\n{\"text\": \"it was not\"}\n").unwrap();
+    let apart = path("apart.safetensors");
+    succeeds(&[
+        "jacobian",
+        "fit",
+        "--file",
+        &others,
+        "-m",
+        &model,
+        "--skip-first",
+        "1",
+        "-o",
+        &apart,
+        "--part",
+        "2/2",
+    ]);
+    let apart = fails(2, &["jacobian", "merge", &first, &apart, "-o", &merged]);
+    assert!(apart.contains("went through other prompts"), "{apart}");
     let begun = path("begun.safetensors");
     fit(&["-o", &begun, "--part", "2/2", "--limit", "2"]);
     assert!(merge(&first, &begun).contains("another number of prompts"));

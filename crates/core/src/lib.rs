@@ -37,6 +37,7 @@ pub mod prompts;
 pub mod request;
 pub mod source;
 mod stop;
+pub mod summed;
 mod tap;
 pub mod tokens;
 pub mod tune;

@@ -3,6 +3,7 @@
 mod random;
 mod selection;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -90,6 +91,13 @@ pub struct Selected {
 }
 
 impl Selected {
+    /// The columns without those of tokens that an earlier column has: a sum over tokens counts each once, however
+    /// often it was named.
+    pub fn distinct(&self) -> Vec<usize> {
+        let mut seen = BTreeSet::new();
+        (0..self.indices.len()).filter(|column| seen.insert(self.indices[*column])).collect()
+    }
+
     /// The indices as a range, if they form one without duplicates.
     pub(crate) fn as_range(&self) -> Option<Range<usize>> {
         let first = *self.indices.first()?;

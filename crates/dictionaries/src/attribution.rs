@@ -76,7 +76,8 @@ pub fn attribute(
         return Err(Error::input(what)
             .hint("each position is put in the place of the same position: give prompts of one length"));
     }
-    let positions = select(positions, row.prompt(), context)?.indices;
+    let selected = select(positions, row.prompt(), context)?;
+    let positions: Vec<usize> = selected.distinct().into_iter().map(|at| selected.indices[at]).collect();
     let wanted = dictionaries.each_layer(keys.iter().map(String::as_str))?;
     let mut points: Vec<Point> = Vec::new();
     let mut written: Vec<Point> = Vec::new();

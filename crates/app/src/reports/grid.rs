@@ -59,12 +59,14 @@ pub fn rule_name(rule: Rule) -> &'static str {
 /// The quality of an estimate, in words.
 pub fn check_words(check: &Check) -> String {
     let shown = |r: Option<f64>| r.map_or("none".to_owned(), |r| format!("{r:.4}"));
-    let cells = match check.cells.len() {
-        1 => "the largest cell".to_owned(),
-        n => format!("the {n} largest cells"),
-    };
+    // One cell correlates with nothing.
+    if let [cell] = &check.cells[..] {
+        let (estimate, exact) = (cell.estimate, cell.exact);
+        return format!("check: the largest cell was run: estimated {estimate:+.4}, exact {exact:+.4}");
+    }
     format!(
-        "check: {cells} were run; correlation with the estimates: Pearson {}, Spearman {}",
+        "check: the {} largest cells were run; correlation with the estimates: Pearson {}, Spearman {}",
+        check.cells.len(),
         shown(check.pearson),
         shown(check.spearman)
     )

@@ -170,8 +170,19 @@ impl Opened<'_> {
         }
         let cells = found.largest(0, attribute.k as usize);
         summary["cells"] = cells.iter().map(|cell| self.cell_json(cell)).collect();
-        let rows: Vec<Vec<Cell>> = cells.iter().map(|cell| self.cell(cell)).collect();
-        output::tables(&self.targets, &["activation", "position", "token", "part", "score"], &rows, &summary)
+        let mut rows: Vec<Vec<Cell>> = cells.iter().map(|cell| self.cell(cell)).collect();
+        let mut header = vec!["activation", "position", "token", "part", "score"];
+        if let Some(check) = &check {
+            // The largest cells are those that were run, in the same order.
+            header.push("exact");
+            for (number, row) in rows.iter_mut().enumerate() {
+                let exact = check.cells.get(number).map(|cell| cell.exact);
+                row.push(
+                    exact.map_or(String::new().into(), |exact| Cell::new(format!("{exact:+.4}"), exact)),
+                );
+            }
+        }
+        output::tables(&self.targets, &header, &rows, &summary)
     }
 
     /// Prints the metric: for a KL divergence with its reference, and the other value with its name.

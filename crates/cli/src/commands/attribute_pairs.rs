@@ -9,7 +9,7 @@ use easyroutine::attribution::{AttributionSums, attribution_patching};
 use easyroutine::gradients::Rule;
 use easyroutine::positions::{Context, Row};
 use easyroutine::request::Request;
-use easyroutine_app::reports;
+use easyroutine_app::{record, reports};
 use serde_json::{Value, json};
 
 use super::edges::metric_name;
@@ -51,19 +51,15 @@ pub(super) fn run(args: &Args, attribute: &Attribute, file: &Path) -> Result<(),
     let origin = match &attribute.state {
         None => Value::Null,
         // The digest reads every weight, so compute it only if a later run will continue from here.
-        Some(_) => json!({
-            "model_digest": session.identity.digest()?,
-            "activations": keys,
-            "positions": attribute.positions,
-            "seed": attribute.seed,
-            "rule": reports::rule_name(rule),
-            "metric": name,
-        }),
+        Some(_) => {
+            let digest = session.identity.digest()?;
+            record::mean_attribution(model.arch(), digest, &request, attribute.seed, rule, name)?
+        }
     };
     let mut sums = match &attribute.state {
         Some(state) if state.exists() => {
             let sums = AttributionSums::read(state, &origin)?;
-            let pairs = sums.summed().pairs();
+            let pairs = sums.summed().n();
             output::note("note", &format!("continues after {pairs} pairs of {}", state.display()));
             sums
         }
@@ -101,7 +97,7 @@ pub(super) fn run(args: &Args, attribute: &Attribute, file: &Path) -> Result<(),
     if let Some(state) = &attribute.state {
         sums.summed().finish().map_err(|e| e.at(state.display()))?;
     }
-    let (n, [corrupted, clean]) = (sums.summed().pairs(), sums.metrics());
+    let (n, [corrupted, clean]) = (sums.summed().n(), sums.metrics());
     // The metric of a run compared with itself says nothing.
     let clean = (!matches!(metric, SmoothArg::Kl | SmoothArg::Ce)).then_some(clean);
     let of_clean = clean.map_or(String::new(), |clean| format!("; of the clean prompts {clean:.6}"));

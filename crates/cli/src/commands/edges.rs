@@ -164,7 +164,7 @@ impl Opened<'_> {
                 let sums = EdgeSums::read(graph, file, &origin)?;
                 output::note(
                     "note",
-                    &format!("continues after {} pairs of {}", sums.summed.pairs(), file.display()),
+                    &format!("continues after {} pairs of {}", sums.summed.n(), file.display()),
                 );
                 sums
             }
@@ -182,7 +182,7 @@ impl Opened<'_> {
         let (mut number, mut kept) = (0, Instant::now());
         let scored = self.each_pair(|pair| {
             number += 1;
-            if sums.summed.has(&pair.clean, &pair.corrupted, pair.metric)? {
+            if sums.has([&pair.clean, &pair.corrupted], pair.metric)? {
                 return Ok(());
             }
             let found = scorer.score(&pair.clean, &pair.corrupted, pair.metric, hosted::stop())?;

@@ -175,10 +175,13 @@ fn table(
     let mut list = Vec::new();
     for (key, kept) in found.cache.iter() {
         let (positions, width) = (&found.cache.selection.rows[0].indices, kept.row_shapes[0][1]);
-        let norm = |values: &[f32]| values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        let whole = norm(kept.values());
-        let norms = kept.values().chunks(width.max(1)).map(norm);
-        let largest = norms.zip(positions).max_by(|a, b| a.0.total_cmp(&b.0));
+        // A token that several positions name counts once.
+        let distinct = found.cache.selection.rows[0].distinct();
+        let columns = if key.is_pairwise() { distinct.clone() } else { (0..width).collect() };
+        let norm = |values: &[f32]| columns.iter().map(|c| f64::from(values[*c]).powi(2)).sum::<f64>().sqrt();
+        let norms = kept.values().chunks(width.max(1)).map(norm).collect::<Vec<f64>>();
+        let whole = distinct.iter().map(|at| norms[*at].powi(2)).sum::<f64>().sqrt();
+        let largest = norms.into_iter().zip(positions).max_by(|a, b| a.0.total_cmp(&b.0));
         let (most, position) = largest.map_or((0.0, 0), |(most, position)| (most, *position));
         let token = prompt.encoded.ids.get(position).map_or(String::new(), |id| text(*id));
         let shape = kept.row_shapes[0].iter().map(usize::to_string).collect::<Vec<_>>().join("x");

@@ -6,20 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use easyroutine::jacobian::{FitOptions, JacobianSums};
+use easyroutine::jacobian::{FitOptions, JacobianFit, JacobianSums, Part};
 use easyroutine::prompts;
+use easyroutine::tokens::Tokenizer;
 use easyroutine::{ErrorKind, Stop};
-use serde_json::{Value, json};
 
-use crate::args::{Args, Fit, Format, Merge};
+use crate::args::{Args, Cutting, Fit, Format, Merge};
 use crate::failure::Failure;
 use crate::output;
 use crate::progress::{self, Counted};
 use crate::reading::no_conversation;
 use crate::session;
-
-/// The part that covers all prompts.
-const WHOLE: &str = "1/1";
 
 /// Minimum time between writes of the file, which is large.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -36,148 +33,86 @@ pub(crate) fn fit(args: &Args, fit: &Fit) -> Result<(), Failure> {
     let model = &session.model;
     let digest = session.identity.digest()?.to_owned();
     let options = FitOptions { skip_first: fit.skip_first, ..FitOptions::default() };
-    let (mut sums, mut next) = match (&fit.from, fit.resume && file.exists()) {
-        (Some(from), _) => {
-            let (sums, description) = JacobianSums::read(from)?;
-            (sums, description["next"].as_u64().unwrap_or(0) as usize)
-        }
-        (None, true) => {
-            let (sums, description) = JacobianSums::read(file)?;
-            let ours = [json!(digest), json!(part(fit)), json!(fit.tokens)];
-            if ["model_digest", "part", "tokens"].map(|key| description[key].clone()) != ours {
-                return Err(Failure::usage(format!(
-                    "{}: was begun with another model or part, or with other --tokens",
-                    file.display()
-                )));
-            }
-            (sums, description["next"].as_u64().unwrap_or(0) as usize)
-        }
-        (None, false) => (JacobianSums::new(model.arch(), options)?, 0),
+    let part = fit.part.map_or(Part::WHOLE, |share| Part { of: share.of, number: share.number });
+    let begun = fit.from.as_ref().or(Some(file).filter(|file| fit.resume && file.exists()));
+    let mut fitted = match begun {
+        Some(begun) => JacobianFit::resume(begun, model.arch(), options, &digest, part)?,
+        None => JacobianFit::new(model.arch(), options, &digest, part)?,
     };
-    if sums.options != options
-        || sums.d_model != model.arch().d_model
-        || sums.n_layers() + 1 != model.arch().layers.len()
-    {
-        return Err(Failure::usage("the sums to go on from are of another model or of another --skip-first"));
-    }
     let stopped = progress::stopped()?;
     let stop = || stopped.load(Ordering::Relaxed);
     let context = model.arch().context.min(fit.tokens.map_or(usize::MAX, |n| n as usize));
+    let mut cutting = fit.cutting.clone();
+    // A deliberately truncated prompt is not too long.
+    cutting.truncate |= fit.tokens.is_some();
     let all = prompts.prompts.len();
     let bar = Counted::new("rows");
     let mut kept = Instant::now();
-    let description = |sums: &JacobianSums, next: usize| {
-        let mut description = sums.description();
-        description["model_digest"] = json!(digest);
-        description["part"] = json!(part(fit));
-        description["next"] = json!(next);
-        description["tokens"] = json!(fit.tokens);
-        description
-    };
-    for (number, prompt) in prompts.prompts.into_iter().enumerate().skip(next) {
-        let is_ours = fit.part.is_none_or(|share| number % share.of + 1 == share.number);
-        if is_ours {
-            let mut ids = match prompt {
-                prompts::Prompt::Ids(ids) => ids,
-                prompts::Prompt::Messages(_) => {
-                    return Err(no_conversation().at(format!("{}: prompt {number}", fit.file.display())));
+    for (number, prompt) in prompts.prompts.into_iter().enumerate() {
+        let ids = ids(prompt, &cutting, &tokenizer, context)
+            .map_err(|f| f.at(format!("{}: prompt {number}", fit.file.display())))?;
+        bar.say(format!("prompt {}/{all}{}", number + 1, uncertainty(fitted.sums())));
+        let added = fitted.add(model, &ids, Stop::When(&stop), |done, of| {
+            bar.tell(done, of)?;
+            Ok(())
+        });
+        match added {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {
+                bar.finish();
+                if is_torch(file) {
+                    return Err(Failure::from(e)
+                        .hint("nothing is kept: only a fit into a .safetensors file can be gone on with"));
                 }
-                prompts::Prompt::Text(text) => {
-                    let mut cutting = fit.cutting.clone();
-                    // A deliberately truncated prompt is not too long.
-                    cutting.truncate |= fit.tokens.is_some();
-                    let cut = cutting.row(text, &tokenizer, context);
-                    cut.map_err(|f| f.at(format!("{}: prompt {number}", fit.file.display())))?.encoded.ids
-                }
-            };
-            ids.truncate(context);
-            bar.say(format!("prompt {}/{all}{}", number + 1, uncertainty(&sums)));
-            let added = sums.add(model, &ids, Stop::When(&stop), |done, of| {
-                bar.tell(done, of)?;
-                Ok(())
-            });
-            match added {
-                Err(e) if e.kind() == ErrorKind::Interrupted => {
-                    bar.finish();
-                    if is_torch(file) {
-                        return Err(Failure::from(e).hint(
-                            "nothing is kept: only a fit into a .safetensors file can be gone on with",
-                        ));
-                    }
-                    write(file, &sums, &description(&sums, next))?;
-                    return Err(Failure::from(e).hint(format!("--resume continues after prompt {next}")));
-                }
-                added => added?,
+                write(file, &fitted)?;
+                let covered = fitted.covered();
+                return Err(Failure::from(e).hint(format!("--resume continues after prompt {covered}")));
             }
+            added => added?,
         }
-        next = number + 1;
         if kept.elapsed() >= PAUSE && !is_torch(file) {
-            write(file, &sums, &description(&sums, next))?;
+            write(file, &fitted)?;
             kept = Instant::now();
         }
     }
     bar.finish();
-    finish(file, &sums, &description(&sums, next))
+    fitted.finish()?;
+    finish(file, &fitted)
+}
+
+/// The ids of a prompt.
+fn ids(
+    prompt: prompts::Prompt,
+    cutting: &Cutting,
+    tokenizer: &Tokenizer,
+    context: usize,
+) -> Result<Vec<u32>, Failure> {
+    let mut ids = match prompt {
+        prompts::Prompt::Ids(ids) => ids,
+        prompts::Prompt::Messages(_) => return Err(no_conversation()),
+        prompts::Prompt::Text(text) => cutting.row(text, tokenizer, context)?.encoded.ids,
+    };
+    ids.truncate(context);
+    Ok(ids)
 }
 
 pub(crate) fn merge(args: &Args, merge: &Merge) -> Result<(), Failure> {
     let file = file(args)?;
-    let mut merged: Option<(JacobianSums, Value)> = None;
-    let mut parts: Vec<String> = Vec::new();
-    let of = |part: &str| part.rsplit('/').next().map(str::to_owned);
+    let mut merged: Option<JacobianFit> = None;
     for path in &merge.parts {
-        let (sums, description) = JacobianSums::read(path)?;
-        // A file that does not mention parts covers all its prompts.
-        for part in description["part"].as_str().unwrap_or(WHOLE).split(',') {
-            let twice = |what: &str| {
-                let failure = Failure::usage(format!("{}: its part {part} is {what}", path.display()));
-                Err(failure.hint("prompts would count twice"))
-            };
-            if parts.iter().any(|other| other == part) {
-                return twice("there already");
-            }
-            if let Some(other) = parts.first().filter(|other| of(other) != of(part)) {
-                return twice(&format!("not of the same division as {other}"));
-            }
-            parts.push(part.to_owned());
-        }
+        let part = JacobianFit::read(path)?;
         match &mut merged {
-            None => merged = Some((sums, description)),
-            Some((all, first)) => {
-                if first["model_digest"] != description["model_digest"]
-                    || first["tokens"] != description["tokens"]
-                {
-                    return Err(Failure::usage(format!(
-                        "{}: is of another model or of prompts cut otherwise",
-                        path.display()
-                    )));
-                }
-                if first["next"] != description["next"] {
-                    let text = format!("{}: went through another number of prompts", path.display());
-                    return Err(Failure::usage(text).hint("end each part first: jacobian fit --resume"));
-                }
-                all.merge(&sums).map_err(|e| Failure::from(e).at(path.display()))?;
-            }
+            None => merged = Some(part),
+            Some(all) => all.merge(&part).map_err(|e| Failure::from(e).at(path.display()))?,
         }
     }
-    let Some((sums, first)) = merged else { return Ok(()) };
-    let mut description = sums.description();
-    description["model_digest"] = first["model_digest"].clone();
+    let Some(merged) = merged else { return Ok(()) };
     // An incomplete set is not a whole: the other parts can be merged into it.
-    let is_whole = parts.first().and_then(|part| of(part)) == Some(parts.len().to_string());
-    parts.sort();
-    description["part"] = if is_whole { json!(WHOLE) } else { json!(parts.join(",")) };
-    if !is_whole {
+    if merged.parts() != [Part::WHOLE] {
+        let parts: Vec<String> = merged.parts().iter().map(Part::to_string).collect();
         output::note("warning", &format!("these are only parts {}", parts.join(", ")));
     }
-    // Every part walks the whole file and takes its own prompts.
-    description["next"] = first["next"].clone();
-    description["tokens"] = first["tokens"].clone();
-    finish(file, &sums, &description)
-}
-
-fn part(fit: &Fit) -> String {
-    fit.part.map_or(WHOLE.to_owned(), |share| format!("{}/{}", share.number, share.of))
+    merged.check_counts()?;
+    finish(file, &merged)
 }
 
 fn file(args: &Args) -> Result<&PathBuf, Failure> {
@@ -200,29 +135,23 @@ fn uncertainty(sums: &JacobianSums) -> String {
     format!(", standard error {:.1} % of the mean", most * 100.0)
 }
 
-fn write(file: &Path, sums: &JacobianSums, description: &Value) -> Result<(), Failure> {
+fn write(file: &Path, fitted: &JacobianFit) -> Result<(), Failure> {
     match is_torch(file) {
         true => {
-            let bytes = sums.to_torch()?;
+            let bytes = fitted.sums().to_torch()?;
             output::replace(file, |at| std::fs::write(at, &bytes))
         }
-        false => output::replace(file, |at| sums.write(description, &mut BufWriter::new(File::create(at)?))),
+        false => output::replace(file, |at| fitted.write(&mut BufWriter::new(File::create(at)?))),
     }
 }
 
-fn finish(file: &Path, sums: &JacobianSums, description: &Value) -> Result<(), Failure> {
-    let shortest = sums.options.skip_first + sums.options.skip_last + 1;
-    if sums.n_prompts == 0 {
-        return Err(Failure::usage(format!("no prompt has {shortest} tokens or more, so none counts"))
-            .hint("give longer prompts, or --skip-first fewer positions"));
-    }
+fn finish(file: &Path, fitted: &JacobianFit) -> Result<(), Failure> {
+    let sums = fitted.sums();
     if sums.n_short > 0 {
-        output::note(
-            "warning",
-            &format!("{} prompts have fewer than {shortest} tokens and do not count", sums.n_short),
-        );
+        let (n, shortest) = (sums.n_short, sums.options.shortest());
+        output::note("warning", &format!("{n} prompts have fewer than {shortest} tokens and do not count"));
     }
-    write(file, sums, description)?;
+    write(file, fitted)?;
     let of_layers = sums.uncertainty().unwrap_or_default();
     let shown: Vec<String> = of_layers.iter().map(|x| format!("{:.1}", x * 100.0)).collect();
     let text = match shown.is_empty() {

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use easyroutine::prompts;
-use easyroutine::tune::{Optimiser, Tuning, save_tuned_lens, shuffled, tuned_lens_config};
+use easyroutine::tune::{Optimiser, Tuning, save_tuned_lens, shuffled, tuned_lens_config, tuning_settings};
 use easyroutine::{ErrorKind, Stop};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::args::{Args, Format, OptimiserArg, Tune};
 use crate::failure::Failure;
@@ -63,22 +63,10 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
         Ok(ids)
     };
     let rows = prompts.prompts.into_iter().enumerate().map(ids).collect::<Result<Vec<_>, _>>()?;
-    let settings = json!({
-        "model_digest": session.identity.digest()?.to_owned(),
-        "rows": tune.rows,
-        "seed": tune.seed,
-        "tokens": tune.tokens,
-        "prompts": rows.len(),
-    });
+    let settings = tuning_settings(session.identity.digest()?, &rows, tune.rows as usize, tune.seed);
     let mut tuning = match tune.resume && state.exists() {
         true => {
-            let (tuning, of_state) = Tuning::read_state(model, &state)?;
-            if of_state != settings || (tuning.optimiser, tuning.steps) != (optimiser, tune.steps) {
-                return Err(Failure::usage(format!(
-                    "{}: was begun with other flags, prompts or another model",
-                    state.display()
-                )));
-            }
+            let tuning = Tuning::resume(model, &state, optimiser, tune.steps, &settings)?;
             output::note("note", &format!("continues after step {}", tuning.done));
             tuning
         }
@@ -87,8 +75,8 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
     std::fs::create_dir_all(folder).map_err(|e| Failure::failed(format!("{}: {e}", folder.display())))?;
     let stopped = progress::stopped()?;
     let stop = || stopped.load(Ordering::Relaxed);
-    let keep = |tuning: &Tuning, settings: &Value| {
-        output::replace(&state, |at| tuning.write_state(settings, &mut BufWriter::new(File::create(at)?)))
+    let keep = |tuning: &Tuning| {
+        output::replace(&state, |at| tuning.write_state(&settings, &mut BufWriter::new(File::create(at)?)))
     };
     let bar = Counted::new("steps");
     let mut kept = Instant::now();
@@ -100,7 +88,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
         let made = match made {
             Err(e) if e.kind() == ErrorKind::Interrupted => {
                 bar.finish();
-                keep(&tuning, &settings)?;
+                keep(&tuning)?;
                 return Err(Failure::from(e).hint(format!("--resume continues after step {}", tuning.done)));
             }
             made => made?,
@@ -111,7 +99,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
         first.get_or_insert(loss);
         last = Some(loss);
         if kept.elapsed() >= PAUSE {
-            keep(&tuning, &settings)?;
+            keep(&tuning)?;
             kept = Instant::now();
         }
     }

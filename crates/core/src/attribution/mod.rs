@@ -9,7 +9,6 @@ pub mod edges;
 mod estimate;
 mod integrated;
 mod scores;
-mod summed;
 mod sums;
 
 use crate::batch::Batch;
@@ -21,11 +20,11 @@ use crate::positions::Row;
 use crate::request::{Request, Tokens};
 use crate::stop::Stop;
 
+pub use crate::summed::Summed;
 pub use check::{Check, CheckedCell, correlation, rank_correlation};
 pub use estimate::{Estimate, Estimating, estimate};
 pub use integrated::{Baseline, Integrated, Quadrature, integrated_gradients};
 pub use scores::{Attribution, Cell, attribution_patching, check_largest};
-pub use summed::Summed;
 pub use sums::AttributionSums;
 
 /// The indices of the largest absolute values, largest first, ties to the lower index.

@@ -167,21 +167,38 @@ fn scored(model: &Model, point: Point, base: &Kept, target: &Kept, gradient: &Ke
     Kept::f32(values, shapes)
 }
 
+/// The scores of a row with their columns, each token once however often it was named: for patterns and scores a
+/// query's and a key's, else a token's and its part.
+pub(super) fn cells_of<'k>(
+    kept: &'k Kept,
+    row: usize,
+    distinct: &'k [usize],
+    is_pairwise: bool,
+) -> impl Iterator<Item = (usize, Option<usize>, f32)> + 'k {
+    let n = kept.row_shapes[row].get(1).copied();
+    let parts: Vec<Option<usize>> = match n {
+        None => vec![None],
+        Some(_) if is_pairwise => distinct.iter().copied().map(Some).collect(),
+        Some(n) => (0..n).map(Some).collect(),
+    };
+    let cell =
+        move |t: usize, part: Option<usize>| (t, part, kept.row(row)[t * n.unwrap_or(1) + part.unwrap_or(0)]);
+    distinct.iter().flat_map(move |t| parts.clone().into_iter().map(move |part| cell(*t, part)))
+}
+
 impl Attribution {
-    /// The largest absolute scores of a row, largest first.
+    /// The largest absolute scores of a row, largest first. A token that several positions name counts once.
     pub fn largest(&self, row: usize, most: usize) -> Vec<Cell> {
         let mut cells = Vec::new();
+        let (positions, distinct) = (&self.selection.rows[row].indices, self.selection.rows[row].distinct());
         for (point, kept) in &self.scores {
-            let positions = &self.selection.rows[row].indices;
-            let parts = kept.row_shapes[row].get(1).copied();
-            for (i, value) in kept.row(row).iter().enumerate().filter(|(_, value)| **value != 0.0) {
-                let (t, part) = match parts {
-                    None => (i, None),
-                    Some(n) => (i / n, Some(i % n)),
-                };
-                let part = part.map(|part| if point.site().is_pairwise() { positions[part] } else { part });
-                let value = f64::from(*value);
-                cells.push(Cell { row, point: *point, position: positions[t], part, value });
+            let is_pairwise = point.site().is_pairwise();
+            for (t, part, value) in cells_of(kept, row, &distinct, is_pairwise) {
+                let part = part.map(|part| if is_pairwise { positions[part] } else { part });
+                let (position, value) = (positions[t], f64::from(value));
+                if value != 0.0 {
+                    cells.push(Cell { row, point: *point, position, part, value });
+                }
             }
         }
         let values: Vec<f64> = cells.iter().map(|cell| cell.value).collect();

@@ -8,21 +8,22 @@ use easyroutine_files::{Encoding, HeaderEntry};
 use easyroutine_sites::Point;
 use serde_json::Value;
 
-use super::summed::SumsFile;
-use super::{Attribution, Summed};
+use super::Attribution;
+use super::scores::cells_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::patching::Metric;
+use crate::summed::{Summed, SumsFile};
 
 const FILE: SumsFile = SumsFile {
     key: "easyroutine.attribution",
     schema: "easyroutine.attribution_sums/1",
     of: "attribution",
-    others: "model, or of other activations, positions, metric or rule",
+    items: "pairs",
 };
 const METRICS: &str = "metrics";
 
 /// Scores of many pairs, each summed over its positions.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AttributionSums {
     cells: BTreeMap<Point, Cells>,
     /// Sums of the metric of the targets and of the bases.
@@ -38,6 +39,12 @@ struct Cells {
     has_parts: bool,
 }
 
+impl Default for AttributionSums {
+    fn default() -> Self {
+        AttributionSums { cells: BTreeMap::new(), metrics: [0.0; 2], summed: Summed::of(FILE.items) }
+    }
+}
+
 impl AttributionSums {
     /// The pairs in the sums.
     pub fn summed(&self) -> &Summed {
@@ -49,29 +56,30 @@ impl AttributionSums {
     /// # Errors
     /// As [`Summed::has`].
     pub fn has(&mut self, [clean, corrupted]: [&[u32]; 2], metric: Metric) -> Result<bool> {
-        self.summed.has(clean, corrupted, metric)
+        self.summed.has(&[clean, corrupted], &format!("{metric:?}"))
     }
 
-    /// Adds the scores of a pair, the first row of `found`.
+    /// Adds the scores of a pair, the first row of `found`. A token that several positions name counts once.
     pub fn add(&mut self, [clean, corrupted]: [&[u32]; 2], metric: Metric, found: &Attribution) {
+        let distinct = found.selection.rows[0].distinct();
         for (point, kept) in &found.scores {
             // Cells of a pattern are at other positions in every pair.
-            let parts = kept.row_shapes[0].get(1).copied().filter(|_| !point.site().is_pairwise());
-            let n = parts.unwrap_or(1);
-            let new = || Cells { values: vec![0.0; n], has_parts: parts.is_some() };
+            let is_pairwise = point.site().is_pairwise();
+            let parts = kept.row_shapes[0].get(1).copied().filter(|_| !is_pairwise);
+            let new = || Cells { values: vec![0.0; parts.unwrap_or(1)], has_parts: parts.is_some() };
             let cells = self.cells.entry(*point).or_insert_with(new);
-            for row in kept.row(0).chunks(n.max(1)) {
-                cells.values.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+            for (_, part, value) in cells_of(kept, 0, &distinct, is_pairwise) {
+                cells.values[part.filter(|_| !is_pairwise).unwrap_or(0)] += f64::from(value);
             }
         }
         self.metrics[0] += found.target[0];
         self.metrics[1] += found.base[0];
-        self.summed.add(clean, corrupted, metric);
+        self.summed.add(&[clean, corrupted], &format!("{metric:?}"));
     }
 
     /// The mean over pairs of each activation, or of each of its heads or neurons.
     pub fn means(&self) -> Vec<((Point, Option<usize>), f64)> {
-        let n = self.summed.pairs().max(1) as f64;
+        let n = self.summed.n().max(1) as f64;
         let of = |(point, cells): (&Point, &Cells)| {
             let (point, has_parts) = (*point, cells.has_parts);
             let values = cells.values.iter().enumerate();
@@ -82,7 +90,7 @@ impl AttributionSums {
 
     /// The mean metric of the targets and of the bases.
     pub fn metrics(&self) -> [f64; 2] {
-        self.metrics.map(|sum| sum / self.summed.pairs().max(1) as f64)
+        self.metrics.map(|sum| sum / self.summed.n().max(1) as f64)
     }
 
     /// Writes the sums, exactly. `told` describes their origin; [`Self::read`] compares it.

@@ -9,6 +9,7 @@
 //! same bits.
 
 mod file;
+mod fit;
 
 use easyroutine_kernels::{Rows, RowsMut};
 
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::model::{Model, Repeated};
 use crate::stop::Stop;
 pub use file::JacobianFile;
+pub use fit::{JacobianFit, Part};
 
 /// Tokens run at a time.
 const TOKENS: usize = 1024;
@@ -35,6 +37,13 @@ pub struct FitOptions {
     pub skip_first: usize,
     /// Positions at the end to ignore.
     pub skip_last: usize,
+}
+
+impl FitOptions {
+    /// The length of the shortest prompt that counts, tokens.
+    pub fn shortest(self) -> usize {
+        self.skip_first + self.skip_last + 1
+    }
 }
 
 impl Default for FitOptions {
@@ -178,25 +187,25 @@ impl JacobianSums {
         let mut own = vec![vec![0; d * d]; last];
         let copies = (TOKENS / ids.len()).clamp(1, d);
         let batch = Batch::new(&vec![ids; copies])?;
+        let row_of = |copy: usize| copy * ids.len() + counted.start..copy * ids.len() + counted.end;
+        let tokens: Vec<usize> = (0..copies).flat_map(row_of).collect();
         // As many unit vectors as there is room for their gradients: each pass over the model serves all of them.
-        let of_pass = (WAITING / (batch.n_tokens() * d)).max(1) * copies;
+        let of_pass = (WAITING / (tokens.len() * d)).max(1) * copies;
+        let of_copy = |copy: usize| copy * counted.len()..(copy + 1) * counted.len();
         progress(0, d)?;
         for first in (0..d).step_by(of_pass) {
             let n = of_pass.min(d - first);
             let of_time = |time: usize| time * copies..n.min((time + 1) * copies);
             let mut give = |time: usize, mut rows: RowsMut<'_>| {
                 for (copy, unit) in of_time(time).enumerate() {
-                    for position in counted.clone() {
-                        rows.row_mut(copy * ids.len() + position)[first + unit] = 1.0;
-                    }
+                    of_copy(copy).for_each(|row| rows.row_mut(row)[first + unit] = 1.0);
                 }
             };
             let mut take = |time: usize, layer: usize, rows: Rows<'_>| {
                 for (copy, unit) in of_time(time).enumerate() {
                     let mut sums = vec![0f64; d];
-                    for position in counted.clone() {
-                        let vector = rows.row(copy * ids.len() + position);
-                        sums.iter_mut().zip(vector).for_each(|(sum, x)| *sum += f64::from(*x));
+                    for row in of_copy(copy) {
+                        sums.iter_mut().zip(rows.row(row)).for_each(|(sum, x)| *sum += f64::from(*x));
                     }
                     let at = (first + unit) * d;
                     for (to, sum) in own[layer - 1][at..at + d].iter_mut().zip(sums) {
@@ -207,7 +216,8 @@ impl JacobianSums {
                 if layer == 1 { progress(first + of_time(time).end, d) } else { Ok(()) }
             };
             let (blocks, times) = (1..last + 1, n.div_ceil(copies));
-            let repeated = &mut Repeated { blocks, times, give: &mut give, take: &mut take, stop };
+            let (give, take) = (&mut give, &mut take);
+            let repeated = &mut Repeated { blocks, times, tokens: &tokens, give, take, stop };
             model.reverse_repeated(&batch, repeated)?;
         }
         Ok(own)

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::{Optimiser, Tuning};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
+use crate::summed::{Summed, check_origin};
 
 /// `config.json` of a tuned lens (tuned-lens, `nn/lenses.py`: `TunedLensConfig`).
 pub fn tuned_lens_config(model: &Model, base_model: &str, revision: Option<&str>) -> Value {
@@ -43,8 +44,51 @@ pub fn save_tuned_lens(tuning: &Tuning) -> Result<Vec<u8>> {
     Ok(torch::write(&Item::Map(entries.collect()))?)
 }
 
+/// What a training depends on besides its optimiser and steps: [`Tuning::resume`] compares it. `model_digest` is the
+/// model's [identity by content](crate::identity::Identity::digest); the rows of a step are drawn as in
+/// [`shuffled`](super::shuffled).
+pub fn tuning_settings(model_digest: &str, rows: &[Vec<u32>], rows_of_step: usize, seed: u64) -> Value {
+    let mut all = Summed::of("prompts");
+    rows.iter().for_each(|ids| all.add(&[ids], ""));
+    let prompts = all.to_json();
+    json!({
+        "model_digest": model_digest,
+        "rows_of_step": rows_of_step,
+        "seed": seed,
+        "prompts": prompts["prompts"],
+        "content_of_prompts": prompts["digest"],
+    })
+}
+
 impl Tuning {
-    /// Writes everything needed to continue training. `settings` is the caller's own data, which it can compare on reading.
+    /// Continues a training from its state, which must have been begun in the same way.
+    ///
+    /// # Errors
+    /// As [`Self::read_state`]; if it was begun with other settings, which are named.
+    pub fn resume(
+        model: &Model,
+        file: &Path,
+        optimiser: Optimiser,
+        steps: usize,
+        settings: &Value,
+    ) -> Result<Self> {
+        let (tuning, begun) = Self::read_state(model, file)?;
+        let all = |optimiser: Optimiser, steps: usize, settings: &Value| {
+            let mut all = settings.clone();
+            all["optimiser"] = json!(optimiser.name());
+            all["rate"] = json!(optimiser.base_rate());
+            all["steps"] = json!(steps);
+            all
+        };
+        let begun = match begun.is_object() {
+            true => all(tuning.optimiser, tuning.steps, &begun),
+            false => begun,
+        };
+        check_origin(&begun, &all(optimiser, steps, settings)).map_err(|e| e.at(file.display()))?;
+        Ok(tuning)
+    }
+
+    /// Writes everything needed to continue training. `settings` is the caller's own data, compared by [`Self::resume`].
     ///
     /// # Errors
     /// The writer's errors.

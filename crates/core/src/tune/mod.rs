@@ -18,7 +18,7 @@ use crate::model::Model;
 use crate::positions::{Context, Row, uniform};
 use crate::request::Request;
 use crate::stop::Stop;
-pub use file::{save_tuned_lens, tuned_lens_config};
+pub use file::{save_tuned_lens, tuned_lens_config, tuning_settings};
 use optimiser::Moments;
 pub use optimiser::{Optimiser, Schedule};
 use slope::Slope;

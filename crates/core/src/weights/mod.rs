@@ -19,6 +19,6 @@ pub(crate) use checkpoint::Checkpoint;
 pub(crate) use files::Files;
 pub(crate) use load::{Loader, Norm};
 pub(crate) use patch::Patch;
-pub(crate) use projection::Projection;
+pub(crate) use projection::{Projection, Transposed};
 pub(crate) use surplus::Allowed;
 pub(crate) use table::Table;

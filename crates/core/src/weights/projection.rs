@@ -29,6 +29,14 @@ pub(crate) struct Update {
     pub(crate) up: PackedMatrix,
 }
 
+/// A map's matrices in the other direction, from outputs to inputs.
+#[derive(Debug)]
+pub(crate) struct Transposed {
+    matrix: PackedMatrix,
+    /// Of the update, B and A.
+    update: Option<[PackedMatrix; 2]>,
+}
+
 /// The map of a range of inputs, without the bias.
 #[derive(Debug)]
 struct Part {
@@ -156,8 +164,13 @@ impl Projection {
     /// # Shapes
     /// `g`: tokens by outputs; `out`: tokens by inputs.
     pub(crate) fn back(&self, cpu: &Cpu, g: Rows<'_>, finish: Finish, out: RowsMut<'_>) {
+        self.transposed(cpu).back(cpu, g, finish, out);
+    }
+
+    /// The matrices for [`Transposed::back`], laid out once for all its calls.
+    pub(crate) fn transposed(&self, cpu: &Cpu) -> Transposed {
         let down = self.update.as_ref().map(|update| &update.down);
-        self.back_by(cpu, (&self.matrix, down), g, finish, out);
+        self.transposed_by(cpu, &self.matrix, down)
     }
 
     /// As [`Projection::back`], added, for the input of [`Projection::apply_part`], with parts of `width` inputs.
@@ -166,25 +179,14 @@ impl Projection {
     /// `g`: tokens by outputs; `out`: tokens by inputs of the part.
     pub(crate) fn part_back(&self, cpu: &Cpu, width: usize, part: usize, g: Rows<'_>, out: RowsMut<'_>) {
         let Part { matrix, down } = &self.parts(cpu, width)[part];
-        self.back_by(cpu, (matrix, down.as_ref()), g, Finish::Add, out);
+        self.transposed_by(cpu, matrix, down.as_ref()).back(cpu, g, Finish::Add, out);
     }
 
-    fn back_by(
-        &self,
-        cpu: &Cpu,
-        (matrix, down): (&PackedMatrix, Option<&PackedMatrix>),
-        g: Rows<'_>,
-        finish: Finish,
-        mut out: RowsMut<'_>,
-    ) {
-        cpu.matmul_then(g, &matrix.transposed(cpu), Terms::default(), finish, out.reborrow());
-        if let (Some(Update { up, .. }), Some(down)) = (self.update.as_deref(), down) {
-            let mut reduced = large_values(g.n_rows() * up.inputs());
-            let rows = RowsMut::dense(&mut reduced, g.n_rows(), up.inputs());
-            cpu.matmul(g, &up.transposed(cpu), None, rows);
-            let reduced_rows = Rows::dense(&reduced, g.n_rows(), up.inputs());
-            cpu.matmul_add(reduced_rows, &down.transposed(cpu), None, out);
-            give_back(reduced);
+    fn transposed_by(&self, cpu: &Cpu, matrix: &PackedMatrix, down: Option<&PackedMatrix>) -> Transposed {
+        let update = self.update.as_ref().zip(down);
+        Transposed {
+            matrix: matrix.transposed(cpu),
+            update: update.map(|(update, down)| [&update.up, down].map(|matrix| matrix.transposed(cpu))),
         }
     }
 
@@ -232,6 +234,23 @@ impl Projection {
         let mut downs = self.update.as_ref().map(|update| pack_parts(cpu, &update.down, width).into_iter());
         let part = |matrix| Part { matrix, down: downs.as_mut().and_then(Iterator::next) };
         matrices.into_iter().map(part).collect()
+    }
+}
+
+impl Transposed {
+    /// As [`Projection::back`].
+    ///
+    /// # Shapes
+    /// `g`: tokens by outputs; `out`: tokens by inputs.
+    pub(crate) fn back(&self, cpu: &Cpu, g: Rows<'_>, finish: Finish, mut out: RowsMut<'_>) {
+        cpu.matmul_then(g, &self.matrix, Terms::default(), finish, out.reborrow());
+        if let Some([up, down]) = &self.update {
+            let rank = up.outputs();
+            let mut reduced = large_values(g.n_rows() * rank);
+            cpu.matmul(g, up, None, RowsMut::dense(&mut reduced, g.n_rows(), rank));
+            cpu.matmul_add(Rows::dense(&reduced, g.n_rows(), rank), down, None, out);
+            give_back(reduced);
+        }
     }
 }
 

@@ -388,9 +388,31 @@ fn sums_of_pairs_are_read_as_they_were_written() {
     let mut resumed = AttributionSums::read(file.path(), &origin).unwrap();
     (0..2).for_each(|row| add(&mut resumed, row));
     assert_eq!((resumed.means(), resumed.metrics()), (whole.means(), whole.metrics()));
-    assert_eq!(whole.summed().pairs(), 2);
+    assert_eq!(whole.summed().n(), 2);
     let other = AttributionSums::read(file.path(), &serde_json::json!({"rule": "relp"})).unwrap_err();
-    assert!(other.to_string().contains("other activations, positions, metric or rule"), "{other}");
+    assert!(other.to_string().contains("another `rule` (\"gradient\", here \"relp\")"), "{other}");
+}
+
+#[test]
+fn a_token_that_is_named_twice_counts_once() {
+    let case = case("llama");
+    let (base, target) = ([case.clean[0].clone()], [case.corrupt[0].clone()]);
+    let of = |positions: &str| {
+        let request = Request::parse("z_L1,resid_in_1,mlp_hidden_0,pattern_L0H1", positions).unwrap();
+        let (base, target, metrics) = (rows(&base), rows(&target), &case.metrics[..1]);
+        let (rule, context) = (Rule::Gradient, Context::default());
+        attribution_patching(&case.model, &base, &target, &request, metrics, rule, context, Stop::Never)
+            .unwrap()
+    };
+    let (once, twice) = (of("2:6"), of("2:6,3,5,-5"));
+    assert_eq!(case.clean[0].len(), 10, "-5 is the token 5");
+    let means = |found: &Attribution| {
+        let mut sums = AttributionSums::default();
+        sums.add([&base[0], &target[0]], case.metrics[0], found);
+        sums.means()
+    };
+    assert_eq!(means(&once), means(&twice));
+    assert_eq!(once.largest(0, 500), twice.largest(0, 500));
 }
 
 #[test]

@@ -187,8 +187,11 @@ fn what_fits_no_model_is_refused_by_name() {
 
 #[test]
 fn a_fit_sums_the_gradients_of_single_vectors() {
-    // Keys that are lent across blocks, and states that are walked back.
-    for case in ["gemma4_text", "mamba2", "recurrent_gemma", "qwen3_next"] {
+    // Keys that are lent across blocks, and states that are walked back; models whose skipped tokens are walked and
+    // models where they are not.
+    let across = ["gemma4_text", "mamba2", "recurrent_gemma", "qwen3_next"];
+    let other = ["gemma2", "qwen3", "deepseek_v3", "bloom", "mpt", "phi", "mixtral", "apertus", "cohere2"];
+    for case in across.into_iter().chain(other) {
         let model = tiny(case);
         // So long that its unit vectors need several passes.
         let ids: Vec<u32> = (0..40).map(|i| (i * 37 + 11) % 250).collect();

@@ -73,8 +73,16 @@ fn a_training_goes_on_to_the_bit_with_any_number_of_threads() {
         let mut out = Vec::new();
         first.write_state(&serde_json::json!({"rows": 64}), &mut out).unwrap();
         std::fs::write(&file, out).unwrap();
-        let (mut second, told) = Tuning::read_state(&model, &file).unwrap();
-        assert_eq!((told["rows"].as_u64(), second.done), (Some(64), 5));
+        let settings = serde_json::json!({"rows": 64});
+        let resume = |optimiser, steps, settings| Tuning::resume(&model, &file, optimiser, steps, settings);
+        let mut second = resume(optimiser, 12, &settings).unwrap();
+        assert_eq!(second.done, 5);
+        let other = Optimiser::from_name(name, Some(0.5)).unwrap();
+        let other = resume(other, 13, &serde_json::json!({"rows": 65})).unwrap_err().to_string();
+        assert!(
+            other.contains("`rows` (64, here 65), `rate` (") && other.contains("`steps` (12, here 13)"),
+            "{other}"
+        );
         order[5..12].iter().for_each(|rows| drop(step(&mut second, &model, &ids, rows)));
         assert_eq!(save_tuned_lens(&whole).unwrap(), save_tuned_lens(&second).unwrap());
         assert!(

@@ -42,14 +42,16 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
             "positions",
             "request",
             "stop",
+            "summed",
             "tap",
             "weights",
         ],
     ),
     ("patching", &["batch", "cache", "edit", "error", "logits", "model", "pass", "positions", "tap"]),
     ("generate", &["batch", "error", "logits", "model", "positions", "stop", "tap", "tokens"]),
-    ("jacobian", &["arch", "batch", "error", "model", "stop"]),
-    ("tune", &["batch", "cache", "error", "model", "positions", "request", "stop"]),
+    ("summed", &["error"]),
+    ("jacobian", &["arch", "batch", "error", "model", "stop", "summed"]),
+    ("tune", &["batch", "cache", "error", "model", "positions", "request", "stop", "summed"]),
     ("lens", &["batch", "cache", "error", "jacobian", "model", "positions", "stop", "tap", "weights"]),
 ];
 

@@ -1,6 +1,6 @@
 // The circuit of the largest edges as a picture, linked with the chosen layer and head.
 import { circuitPicture } from "./circuit_drawing.js";
-import { el, field, line, signed, svg } from "./dom.js";
+import { el, field, line, svg } from "./dom.js";
 import { Panel } from "./panel.js";
 import { bound, change, state } from "./state.js";
 import { prompt } from "./prompt.js";
@@ -42,7 +42,8 @@ async function look(panel) {
   data = await panel.run(["edges", "--base", state.base, "--top", state.edges, ...(state.answer ? ["--answer", state.answer] : []), ...(state.against ? ["--against", state.against] : []), "--", state.prompt]);
   const { faithfulness } = data.circuit;
   panel.body.replaceChildren(
-    el("p", {}, `${(data.edges.length + data.left_out).toLocaleString("en")} edges · clean ${signed(data.clean)} · corrupted ${signed(data.corrupted)} · the circuit alone ${signed(data.circuit.metric)} · faithfulness `, el("b", {}, faithfulness === null ? "none" : faithfulness.toFixed(3)),
+    // The notes above have the metric of each run.
+    el("p", {}, `${(data.edges.length + data.left_out).toLocaleString("en")} edges · faithfulness `, el("b", {}, faithfulness === null ? "none" : faithfulness.toFixed(3)),
       data.left_out > 0 ? `; the ${data.edges.length.toLocaleString("en")} largest are drawn` : ""),
     el("div", { class: "controls" }, field("Smallest score shown", least), shown),
     el("p", { class: "keys" }, el("i", { class: "more" }), " corrupting it raises the metric ", el("i", { class: "less" }), " corrupting it lowers the metric"),

@@ -343,7 +343,15 @@ impl EdgeSums {
     /// Empty sums.
     pub fn new(graph: &Graph) -> Self {
         let scores = vec![0.0; graph.n_writers() * graph.n_readers()];
-        EdgeSums { scores, metrics: [0.0; 2], summed: Summed::default() }
+        EdgeSums { scores, metrics: [0.0; 2], summed: Summed::of("pairs") }
+    }
+
+    /// Passes the next pair of a data set, clean and corrupted, and says whether the sums include it.
+    ///
+    /// # Errors
+    /// As [`Summed::has`].
+    pub fn has(&mut self, [clean, corrupted]: [&[u32]; 2], metric: Metric) -> Result<bool> {
+        self.summed.has(&[clean, corrupted], &format!("{metric:?}"))
     }
 
     /// Adds the scores of a pair, clean and corrupted.
@@ -351,7 +359,7 @@ impl EdgeSums {
         self.scores.iter_mut().zip(&pair.scores).for_each(|(sum, x)| *sum += x);
         self.metrics[0] += pair.clean;
         self.metrics[1] += pair.corrupted;
-        self.summed.add(clean, corrupted, metric);
+        self.summed.add(&[clean, corrupted], &format!("{metric:?}"));
     }
 
     /// Mean scores.
@@ -359,7 +367,7 @@ impl EdgeSums {
     /// # Shapes
     /// Writers by readers.
     pub fn mean(&self) -> Vec<f64> {
-        let n = self.summed.pairs().max(1) as f64;
+        let n = self.summed.n().max(1) as f64;
         self.scores.iter().map(|sum| sum / n).collect()
     }
 }

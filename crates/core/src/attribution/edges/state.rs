@@ -7,15 +7,11 @@ use easyroutine_files::{Encoding, HeaderEntry};
 use serde_json::Value;
 
 use super::{EdgeSums, Graph};
-use crate::attribution::summed::SumsFile;
 use crate::error::{Error, ErrorKind, Result};
+use crate::summed::SumsFile;
 
-const FILE: SumsFile = SumsFile {
-    key: "easyroutine.edges",
-    schema: "easyroutine.edge_sums/2",
-    of: "edges",
-    others: "model, method or metric",
-};
+const FILE: SumsFile =
+    SumsFile { key: "easyroutine.edges", schema: "easyroutine.edge_sums/2", of: "edges", items: "pairs" };
 
 impl EdgeSums {
     /// Writes the exact sums. `settings` describes their origin, and is compared on reading.

@@ -21,10 +21,19 @@ impl Walk<'_> {
         if let Some(of_edited) = self.of_edited.take() {
             self.add(Reg::Z, of_edited);
         }
-        let Some(dz) = self.gradients.take(Reg::Z) else { return Ok(()) };
+        let Some(mut dz) = self.gradients.take(Reg::Z) else { return Ok(()) };
         let model = self.run.model;
         let (cpu, spec) = (&model.cpu, self.run.spec(at, keys)?);
-        let tokens = dz.rows().n_rows();
+        let tokens = self.run.batch.n_tokens();
+        // Every query and key takes part, those of tokens that are not walked with gradient 0.
+        if let Some(some) = &self.tokens {
+            let mut all = self.gradients.zeros(tokens, dz.rows().n_columns());
+            let mut rows = all.rows_mut();
+            for (i, token) in some.iter().enumerate() {
+                rows.row_mut(*token).copy_from_slice(dz.rows().row(i));
+            }
+            self.gradients.free(std::mem::replace(&mut dz, all));
+        }
         let [mut dq, mut dk, mut dv] = self.room_of_heads(at, tokens);
         let [q, k, v] = self.run.inputs(at, spec, keys);
         for part in parts(&self.run.sequences, LARGEST_SQUARES) {
@@ -43,6 +52,9 @@ impl Walk<'_> {
             }
             give_back(pattern);
             give_back(square);
+        }
+        if let Some(some) = &self.tokens {
+            [&mut dq, &mut dk, &mut dv].into_iter().for_each(|rows| rows.keep(some.iter().copied()));
         }
         self.heads = Some([dq, dk, dv]);
         self.gradients.free(dz);
@@ -118,15 +130,15 @@ impl Walk<'_> {
     /// Adds the gradients of each head's query, key and value to their sources.
     fn join_gradients(&mut self, at: At, keys: KeyHeads) {
         let Some([dq, dk, dv]) = self.heads.take() else { return };
-        let heads = self.run.heads(at);
+        let (heads, cpu) = (self.run.heads(at), &self.run.model.cpu);
         let (tokens, width) = (dq.rows().n_rows(), self.run.registers.get(Reg::Qkv).n_columns());
-        add_columns(dq.rows(), self.gradients.sum(Reg::Qkv, tokens, width), 0..heads.queries());
+        cpu.add(dq.rows(), self.gradients.sum(Reg::Qkv, tokens, width).columns(0..heads.queries()));
         match keys {
             KeyHeads::OfQueryHeads => {
                 let (middle, width) = (heads.queries(), heads.queries() + heads.mixed());
                 let mut own = self.gradients.sum(Reg::HeadKv, tokens, width);
-                add_columns(dk.rows(), own.reborrow(), 0..middle);
-                add_columns(dv.rows(), own, middle..width);
+                cpu.add(dk.rows(), own.reborrow().columns(0..middle));
+                cpu.add(dv.rows(), own.columns(middle..width));
             }
             // What an earlier layer lent has its gradient there, until the walk comes to that layer.
             KeyHeads::Lent { layer, reg } => {
@@ -156,17 +168,15 @@ impl Walk<'_> {
         keys: Rows<'_>,
         values: Rows<'_>,
     ) {
-        let v = k + heads.keys();
-        let mut shared = self.gradients.sum(reg, keys.n_rows(), width);
-        for token in 0..keys.n_rows() {
-            let sums = shared.row_mut(token);
-            for head in 0..heads.n {
-                let shared = head / heads.group();
-                let (of_key, of_value) = (heads.of_query(shared), heads.of_value(shared));
-                add_row(&keys.row(token)[heads.of_query(head)], &mut sums[k + of_key.start..k + of_key.end]);
-                let value = &values.row(token)[heads.of_value(head)];
-                add_row(value, &mut sums[v + of_value.start..v + of_value.end]);
-            }
+        let (cpu, v) = (&self.run.model.cpu, k + heads.keys());
+        let mut sums = self.gradients.sum(reg, keys.n_rows(), width);
+        for head in 0..heads.n {
+            let shared = head / heads.group();
+            let (of_key, of_value) = (heads.of_query(shared), heads.of_value(shared));
+            let to = sums.reborrow().columns(k + of_key.start..k + of_key.end);
+            cpu.add(keys.columns(heads.of_query(head)), to);
+            let to = sums.reborrow().columns(v + of_value.start..v + of_value.end);
+            cpu.add(values.columns(heads.of_value(head)), to);
         }
     }
 

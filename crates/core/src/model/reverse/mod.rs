@@ -14,6 +14,7 @@ mod latent;
 mod mixture;
 mod record;
 mod repeated;
+mod rules;
 mod state;
 mod tape;
 mod walk;
@@ -116,7 +117,7 @@ impl Model {
         check_rules(self, sections.iter().copied())?;
         let mut steps = sections.iter().flat_map(|section| &section.steps);
         if reverse.rule != Rule::Gradient
-            && let Some(what) = steps.find_map(walk::beyond_relp)
+            && let Some(what) = steps.find_map(rules::beyond_relp)
         {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -241,7 +242,7 @@ fn check_rules<'s>(model: &Model, sections: impl IntoIterator<Item = &'s Section
         .hint("load it in f32"));
     }
     let mut steps = sections.into_iter().flat_map(|section| &section.steps);
-    match steps.find(|step| !walk::has_rule(step)) {
+    match steps.find(|step| !rules::has_rule(step)) {
         None => Ok(()),
         Some(step) => {
             let text = format!("{step:?}");
@@ -340,6 +341,15 @@ pub(super) fn copy(rows: easyroutine_kernels::Rows<'_>) -> Buffer {
     buffer.resize(rows.n_rows(), rows.n_columns());
     let mut to = buffer.rows_mut();
     (0..rows.n_rows()).for_each(|row| to.row_mut(row).copy_from_slice(rows.row(row)));
+    buffer
+}
+
+/// A copy of some rows.
+fn some(rows: easyroutine_kernels::Rows<'_>, tokens: &[usize]) -> Buffer {
+    let mut buffer = Buffer::default();
+    buffer.resize(tokens.len(), rows.n_columns());
+    let mut to = buffer.rows_mut();
+    tokens.iter().enumerate().for_each(|(i, token)| to.row_mut(i).copy_from_slice(rows.row(*token)));
     buffer
 }
 

@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use easyroutine_kernels::{Rows, RowsMut};
 
+use super::rules::is_by_token;
 use super::state::Walk;
-use super::{Chosen, Forward, check_rules, copy};
+use super::{Chosen, Forward, check_rules, copy, some};
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::model::buffer::Buffer;
@@ -23,9 +24,11 @@ pub(crate) struct Repeated<'a> {
     pub(crate) blocks: Range<usize>,
     /// Number of passes.
     pub(crate) times: usize,
-    /// Writes one pass's gradient of the stream that leaves the last block, over zeros.
+    /// The tokens that gradients are wanted of, ascending. In each row, tokens after these have none to give.
+    pub(crate) tokens: &'a [usize],
+    /// Writes one pass's gradient of the stream that leaves the last block, a row per token, over zeros.
     pub(crate) give: &'a mut dyn FnMut(usize, RowsMut<'_>),
-    /// Receives, for one pass and block, the gradient of the stream that enters it.
+    /// Receives, for one pass and block, the gradient of the stream that enters it, a row per token.
     pub(crate) take: &'a mut dyn FnMut(usize, usize, Rows<'_>) -> Result<()>,
     pub(crate) stop: Stop<'a>,
 }
@@ -53,6 +56,16 @@ impl Model {
                 let mut forward = Forward { edits: &edits, values: &values, chosen: &chosen };
                 let run = Run::new(self, batch, None, &mut forward, registers, Past::Nothing);
                 let mut walk = Walk::new(run, &edits, super::Rule::Gradient);
+                // No gradient flows from a token to later ones, so tokens before those wanted need none, where each
+                // rule takes token by token. Attention reads the others' keys, and gives them nothing.
+                let mut walked = program.sections.iter().filter(|section| section.at >= first);
+                let is_by_token = walked.all(|section| section.steps.iter().all(is_by_token));
+                walk.tokens = is_by_token.then(|| repeated.tokens.to_vec());
+                let all = match is_by_token {
+                    true => (0..repeated.tokens.len()).collect(),
+                    false => repeated.tokens.to_vec(),
+                };
+                let rows = if is_by_token { all.len() } else { batch.n_tokens() };
                 let mut streams = Vec::new();
                 for section in &program.sections {
                     repeated.stop.check()?;
@@ -63,10 +76,15 @@ impl Model {
                 }
                 let mut gradients: Vec<Buffer> = (0..repeated.times)
                     .map(|time| {
-                        let mut zeros = Buffer::default();
-                        zeros.resize(batch.n_tokens(), self.arch.d_model);
-                        (repeated.give)(time, zeros.rows_mut());
-                        zeros
+                        let mut given = walk.gradients.zeros(all.len(), self.arch.d_model);
+                        (repeated.give)(time, given.rows_mut());
+                        let mut spread = walk.gradients.zeros(rows, self.arch.d_model);
+                        let mut to = spread.rows_mut();
+                        for (i, row) in all.iter().enumerate() {
+                            to.row_mut(*row).copy_from_slice(given.rows().row(i));
+                        }
+                        walk.gradients.free(given);
+                        spread
                     })
                     .collect();
                 // What earlier blocks lent has a gradient of its own in each pass.
@@ -75,7 +93,12 @@ impl Model {
                 for section in program.sections.iter().rev().filter(|section| section.at >= first) {
                     let layer = section.at.layer().unwrap_or(0);
                     walk.load(streams.pop());
-                    let tape = walk.tape(section)?;
+                    let mut tape = walk.tape(section)?;
+                    if let Some(tokens) = &walk.tokens {
+                        tape.iter_mut().for_each(|saved| saved.keep(tokens));
+                    }
+                    // Laid out for the first pass, and dropped with the last.
+                    walk.transposed = (!self.is_by_layer()).then(Vec::new);
                     for (time, gradient) in gradients.iter_mut().enumerate() {
                         repeated.stop.check()?;
                         walk.gradients.put(Reg::Stream, std::mem::take(gradient));
@@ -85,18 +108,19 @@ impl Model {
                         for (step, saved) in section.steps.iter().zip(&tape).rev() {
                             walk.rule_of(section.at, step, saved)?;
                         }
-                        let zeros =
-                            |walk: &mut Walk<'_>| walk.gradients.zeros(batch.n_tokens(), self.arch.d_model);
                         *gradient = match walk.gradients.take(Reg::Stream) {
                             Some(gradient) => gradient,
-                            None => zeros(&mut walk),
+                            None => walk.gradients.zeros(rows, self.arch.d_model),
                         };
                         lent[time] = LENT.map(|reg| walk.gradients.take(reg));
                         // What the embedding gives to every layer is below the lowest stream.
                         if let Some(g) = walk.gradients.take(Reg::PerLayer) {
                             walk.gradients.free(g);
                         }
-                        (repeated.take)(time, layer, gradient.rows())?;
+                        match is_by_token {
+                            true => (repeated.take)(time, layer, gradient.rows())?,
+                            false => (repeated.take)(time, layer, some(gradient.rows(), &all).rows())?,
+                        }
                     }
                 }
                 Ok(())

@@ -9,8 +9,9 @@ use super::Rule;
 use super::gradients::Gradients;
 use crate::model::buffer::Buffer;
 use crate::model::run::Run;
-use crate::pass::Reg;
+use crate::pass::{Matrix, Reg};
 use crate::tap::Reversible;
+use crate::weights::Transposed;
 
 /// What one step's rule needs besides the registers' contents at the end of a block.
 #[derive(Debug)]
@@ -36,6 +37,10 @@ pub(super) struct Walk<'a> {
     pub(super) logits: Vec<f32>,
     /// The gradient of one head's scores or pattern.
     pub(super) square: Option<Vec<f32>>,
+    /// The tokens that are walked, ascending, if not all. Gradients are of these alone.
+    pub(super) tokens: Option<Vec<usize>>,
+    /// Matrices for the way back, kept while the same section is walked many times.
+    pub(super) transposed: Option<Vec<(Matrix, Transposed)>>,
     /// Gradients of each query head's query, key and value.
     pub(super) heads: Option<[Buffer; 3]>,
     /// The gradient that edits of single heads' outputs add to that of `z`. It joins at the source of `z`: an edit of a
@@ -53,6 +58,8 @@ impl<'a> Walk<'a> {
             capped: Vec::new(),
             logits: Vec::new(),
             square: None,
+            tokens: None,
+            transposed: None,
             heads: None,
             of_edited: None,
         }

@@ -8,6 +8,18 @@ use crate::error::Result;
 use crate::model::buffer::Buffer;
 use crate::pass::{At, Reg, Section, Step};
 
+impl Saved {
+    /// Keeps only these tokens, ascending.
+    pub(super) fn keep(&mut self, tokens: &[usize]) {
+        let rows = || tokens.iter().copied();
+        match self {
+            Saved::Rows(buffer) => buffer.keep(rows()),
+            Saved::Keys(shared, own) => [shared, own].into_iter().for_each(|buffer| buffer.keep(rows())),
+            Saved::Nothing | Saved::Square(_) => {}
+        }
+    }
+}
+
 impl Walk<'_> {
     /// Runs a section forward on the stream in its register, and records what its rules need.
     pub(super) fn tape(&mut self, section: &Section) -> Result<Vec<Saved>> {

@@ -4,76 +4,13 @@ use easyroutine_kernels::{Finish, Rows};
 
 use super::record::Kept;
 use super::state::{Saved, Walk, add_row, put_columns};
-use super::{Rule, is_shown};
+use super::{Rule, is_shown, some};
 use crate::error::Result;
 use crate::model::attention::grow;
+use crate::model::buffer::Buffer;
 use crate::model::rotations::turning;
 use crate::pass::{At, KeyHeads, Matrix, NormAt, Reg, Section, Step, Values, Visit};
 use crate::tap::{Keeping, Tap, Value, Want};
-
-/// Whether a step has a backward rule.
-pub(super) fn has_rule(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::Route { .. }
-            | Step::Experts { .. }
-            | Step::ExpertOut { .. }
-            | Step::AddExpert { .. }
-            | Step::WeighShared
-            | Step::Embed { .. }
-            | Step::Positions { .. }
-            | Step::Copy { .. }
-            | Step::Norm { .. }
-            | Step::NormInPlace { .. }
-            | Step::NormLatent { .. }
-            | Step::JoinHeads { .. }
-            | Step::KeysToValues
-            | Step::ScaleLeaving
-            | Step::AddPerLayer { .. }
-            | Step::GatePerLayer { .. }
-            | Step::Lend { .. }
-            | Step::Convolve { .. }
-            | Step::SelectBlocks { .. }
-            | Step::SelectiveScan(_)
-            | Step::StateSpace(_)
-            | Step::GatedDelta(_)
-            | Step::RecurrentUnit(_)
-            | Step::Gate { .. }
-            | Step::ScaleColumns { .. }
-            | Step::NormHeadKeys { .. }
-            | Step::Product { .. }
-            | Step::HeadProduct { .. }
-            | Step::Rotate { .. }
-            | Step::Clamp { .. }
-            | Step::Grow { .. }
-            | Step::Xielu
-            | Step::Spread
-            | Step::Attend { .. }
-            | Step::Scores { .. }
-            | Step::Softmax { .. }
-            | Step::Mix { .. }
-            | Step::AddDifference { .. }
-            | Step::Scale { .. }
-            | Step::Add { .. }
-            | Step::Narrow { .. }
-            | Step::Choose { .. }
-            | Step::Unembed { .. }
-            | Step::Divide { .. }
-            | Step::Softcap { .. }
-            | Step::Visit(_)
-    )
-}
-
-/// What a step is about that RelP has no rule for.
-pub(super) fn beyond_relp(step: &Step) -> Option<&'static str> {
-    match step {
-        Step::Route { .. } => Some("experts"),
-        Step::Convolve { .. } => Some("recurrences"),
-        Step::Gate { .. } => Some("gates of attention"),
-        Step::GatePerLayer { .. } => Some("further inputs of layers"),
-        _ => None,
-    }
-}
 
 impl Walk<'_> {
     /// Walks a section back, run again if it has no record, until `left` gradients were shown; returns how many were.
@@ -194,6 +131,9 @@ impl Walk<'_> {
                 if let Some(g) = self.gradients.get_mut(*reg) {
                     let (cos, opposite) = (angles.cos(), angles.opposite());
                     let sin = Rows::dense(&opposite, cos.n_rows(), cos.n_columns());
+                    let walked = self.tokens.as_ref().map(|tokens| [cos, sin].map(|rows| some(rows, tokens)));
+                    let [cos, sin] =
+                        walked.as_ref().map_or([cos, sin], |walked| walked.each_ref().map(Buffer::rows));
                     let turning = turning(table, model.arch.heads(at.layer().unwrap_or(0)));
                     cpu.rotary(g.columns(columns.clone()), turning, cos, sin);
                 }
@@ -320,12 +260,23 @@ impl Walk<'_> {
             _ => {}
         }
         let projection = model.weights.matrix(at, matrix)?;
+        let transposed = match &mut self.transposed {
+            None => &projection.transposed(&model.cpu),
+            Some(kept) => {
+                let known = kept.iter().position(|(of, _)| *of == matrix);
+                let index = known.unwrap_or_else(|| {
+                    kept.push((matrix, projection.transposed(&model.cpu)));
+                    kept.len() - 1
+                });
+                &kept[index].1
+            }
+        };
         let tokens = g.rows().n_rows();
         match self.gradients.get_mut(from) {
-            Some(sum) => projection.back(&model.cpu, g.rows(), Finish::Add, sum),
+            Some(sum) => transposed.back(&model.cpu, g.rows(), Finish::Add, sum),
             None => {
                 let mut out = self.gradients.room(tokens, projection.inputs());
-                projection.back(&model.cpu, g.rows(), Finish::Store, out.rows_mut());
+                transposed.back(&model.cpu, g.rows(), Finish::Store, out.rows_mut());
                 self.gradients.put(from, out);
             }
         }
