@@ -41,11 +41,16 @@ impl Lens {
         Ok(Lens { lens: waiting(py, move || LogitLens::from_tuned_lens(folder, &model))? })
     }
 
-    /// A model's lens behind the mean Jacobians of a file.
+    /// A model's lens behind the mean Jacobians of a file, and a warning if that is another model's.
     #[staticmethod]
-    fn of_jacobian(py: Python<'_>, file: PathBuf, model: &Model) -> Result<Lens, Failure> {
-        let model = Arc::clone(&model.model);
-        Ok(Lens { lens: waiting(py, move || LogitLens::from_jacobian(file, &model))? })
+    fn of_jacobian(py: Python<'_>, file: PathBuf, model: &Model) -> Result<(Lens, Option<String>), Failure> {
+        let engine = Arc::clone(&model.model);
+        let lens = waiting(py, move || LogitLens::from_jacobian(file, &engine))?;
+        let warning = match lens.jacobian().filter(|fitted| fitted.model_digest.is_some()) {
+            Some(fitted) => fitted.warning(py.detach(|| model.identity.digest())?),
+            None => None,
+        };
+        Ok((Lens { lens }, warning))
     }
 
     /// Reads only the final norm and the unembedding; returns the model's name too, and warnings about how its files

@@ -198,6 +198,8 @@ def test_fitted_lenses_are_read_again(llama: HookedModel, tmp_path: Path) -> Non
         lens = LogitLens.from_jacobian(path, llama)
         found = lens.compute(cache, "resid_out_1", norm="own")["logit_lens_resid_out_1"]
         assert largest_difference(found.tolist(), tensor_of(file, f"{name}.1")) < 1e-3
+    with pytest.warns(UserWarning, match="fitted on another model"):
+        LogitLens.from_jacobian(tmp_path / "j.safetensors", HookedModel.from_pretrained(str(TINY / "gpt2")))
     losses = llama.tune_lens(prompts, tmp_path / "lens", steps=6, rows_per_step=3)
     assert len(losses) == 6 and losses[-1] < losses[0]
     LogitLens.from_tuned_lens(tmp_path / "lens", llama)

@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use common::{fails, fixtures, json, succeeds, tiny};
+use common::{easyroutine, fails, fixtures, json, succeeds, tiny};
 use serde_json::Value;
 
 /// Pairs of ids, in a file's form.
@@ -308,6 +308,13 @@ fn a_jacobian_lens_is_fitted_in_parts_merged_and_read() {
     let plain = json(&["lens", "the cat", "-m", &model, "--format", "json"]);
     assert_ne!(plain["layers"][1]["positions"], lens["layers"][0]["positions"]);
     assert_eq!(plain["layers"][3]["positions"], lens["layers"][2]["positions"]);
+    let lens = ["lens", "the cat", "--jacobian", &whole, "-m"];
+    let is_told = |model: &str| {
+        let output = easyroutine(&[&lens[..], &[model]].concat()).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).contains("fitted on another model")
+    };
+    assert!(is_told(&tiny("gpt2")) && !is_told(&model));
     let published = fixtures().join("tiny/llama/jacobian_lens.pt");
     let published = published.to_str().unwrap();
     let picture = succeeds(&["lens", "the cat", "-m", &model, "--jacobian", published, "--format", "md"]);

@@ -12,7 +12,7 @@ use easyroutine_view::lens::{
 };
 
 use crate::args::{Args, Lens, MetricArg, NormArg};
-use crate::failure::Failure;
+use crate::failure::{Failure, one_line};
 use crate::output::{self, DRAWN};
 use crate::progress::Layers;
 use crate::session::{self, Prompt, token_text};
@@ -29,6 +29,11 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let arch = session.model.arch();
     let prompt = lens.prompt.read(&tokenizer, arch.context)?;
     let through = through(lens, &session.model)?;
+    if let Some(fitted) = through.jacobian().filter(|fitted| fitted.model_digest.is_some())
+        && let Some(warning) = fitted.warning(session.identity.digest()?)
+    {
+        output::note("warning", &one_line(&warning));
+    }
     let tracked = lens.track.as_deref().map(|text| tracked(text, &tokenizer, arch.vocabulary)).transpose()?;
     let options = SurveyOptions {
         component,

@@ -18,6 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct JacobianFile {
     /// Number of prompts in the mean.
     pub n_prompts: usize,
+    /// The identity by content of the model that it was fitted on, if the file says it.
+    pub model_digest: Option<String>,
     /// By layer, D by D: a row per coordinate of the last stream, a column per coordinate of `resid_out`.
     pub matrices: BTreeMap<usize, Vec<f32>>,
 }
@@ -43,7 +45,9 @@ impl JacobianFile {
                     square(tensor.shape(), &tensor.read_all()?).map_err(|e| e.at(file.display()))?,
                 );
             }
-            return found(description["n_prompts"].as_u64(), matrices, file);
+            let digest = description["model_digest"].as_str().map(str::to_owned);
+            let found = found(description["n_prompts"].as_u64(), matrices, file)?;
+            return Ok(JacobianFile { model_digest: digest, ..found });
         }
         let map = MappedFile::open(file)?;
         let place = |e: Error| e.at(file.display());
@@ -77,7 +81,7 @@ fn found(n_prompts: Option<u64>, matrices: BTreeMap<usize, Vec<f32>>, file: &Pat
             format!("{}: holds no matrices of a Jacobian lens", file.display()),
         ));
     }
-    Ok(JacobianFile { n_prompts: n_prompts.unwrap_or(0) as usize, matrices })
+    Ok(JacobianFile { n_prompts: n_prompts.unwrap_or(0) as usize, model_digest: None, matrices })
 }
 
 fn is_safetensors(file: &Path) -> bool {

@@ -23,8 +23,21 @@ pub struct JacobianLens {
     pub name: String,
     /// Number of prompts in the mean.
     pub n_prompts: usize,
+    /// The identity by content of the model that it was fitted on, if its file says it.
+    pub model_digest: Option<String>,
     /// The layers whose `resid_out` it reads, including the model's last.
     pub layers: Vec<usize>,
+}
+
+impl JacobianLens {
+    /// A warning if it was fitted on another model than that of this digest: where sizes agree, nothing else tells.
+    pub fn warning(&self, digest: &str) -> Option<String> {
+        let other = self.model_digest.as_deref().filter(|other| *other != digest)?;
+        Some(format!(
+            "{} was fitted on another model, or on other weights of this one: it says {other}",
+            self.name
+        ))
+    }
 }
 
 /// The matrices of a lens.
@@ -45,7 +58,7 @@ impl LogitLens {
         let file = file.as_ref();
         let (d_model, last) = (model.arch().d_model, model.arch().layers.len() - 1);
         let place = |e: Error| e.at(file.display());
-        let JacobianFile { n_prompts, matrices } = JacobianFile::read(file)?;
+        let JacobianFile { n_prompts, model_digest, matrices } = JacobianFile::read(file)?;
         let lens = LogitLens::from_model(model)?;
         let mut of = BTreeMap::new();
         for (layer, values) in matrices {
@@ -77,7 +90,7 @@ impl LogitLens {
         if !layers.contains(&last) {
             layers.push(last);
         }
-        let fitted = JacobianLens { name: tuned::name(file), n_prompts, layers };
+        let fitted = JacobianLens { name: tuned::name(file), n_prompts, model_digest, layers };
         let matrices = Matrices { of, last, fitted };
         Ok(LogitLens { through: Some(Arc::new(Through::Jacobian(matrices))), ..lens })
     }

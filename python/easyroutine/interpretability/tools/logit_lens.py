@@ -81,9 +81,11 @@ class LogitLens(Replaced):
 
         ``path`` is a published ``.pt`` file, whose pickle is read and never run, or the output of ``easyroutine
         jacobian fit`` or :meth:`HookedModel.fit_jacobian_lens`. The lens takes ``resid_out_{l}`` for the layers in the
-        file, and for the last.
+        file, and for the last. A file that says that it was fitted on another model brings a warning.
         """
-        engine = Lens.of_jacobian(fspath(path), model._engine)
+        engine, warning = Lens.of_jacobian(fspath(path), model._engine)
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
         return cls._of_model(engine, model, (cls.from_jacobian, (path, model)))
 
     @classmethod
