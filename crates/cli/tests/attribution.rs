@@ -220,7 +220,7 @@ fn mean_scores_of_pairs_are_resumed_to_the_bit() {
     assert!(fewer.contains("sums hold 3 pairs, and 2 are read"), "{fewer}");
     let other = fails(2, &[&with_state[..], &["--rule", "relp"]].concat());
     assert!(other.contains("another `rule` (\"gradient\", here \"relp\")"), "{other}");
-    let other = fails(2, &[&with_state[..], &["-a", "z_L0"]].concat());
+    let other = fails(2, &[&with_state[..], &["-a", "resid_in_0"]].concat());
     assert!(other.contains("another `activations`"), "{other}");
     std::fs::write(&bad, lines.lines().rev().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
     let kept = std::fs::read(state).unwrap();
@@ -308,9 +308,9 @@ fn a_jacobian_lens_is_fitted_in_parts_merged_and_read() {
     let plain = json(&["lens", "the cat", "-m", &model, "--format", "json"]);
     assert_ne!(plain["layers"][1]["positions"], lens["layers"][0]["positions"]);
     assert_eq!(plain["layers"][3]["positions"], lens["layers"][2]["positions"]);
-    let lens = ["lens", "the cat", "--jacobian", &whole, "-m"];
+    let through = ["lens", "the cat", "--jacobian", &whole, "-m"];
     let is_told = |model: &str| {
-        let output = easyroutine(&[&lens[..], &[model]].concat()).output().unwrap();
+        let output = easyroutine(&[&through[..], &[model]].concat()).output().unwrap();
         assert!(output.status.success());
         String::from_utf8_lossy(&output.stderr).contains("fitted on another model")
     };
@@ -398,7 +398,7 @@ fn tokens_that_pairs_do_not_name_are_told() {
     std::fs::write(&pairs, format!("{whole}\n{}\n", whole.replace("against", "agianst"))).unwrap();
     let told = |args: &[&str]| {
         let of = ["-m", &model, "--pairs", &pairs];
-        let output = common::easyroutine(&[args, &of[..]].concat()).assert().success();
+        let output = easyroutine(&[args, &of[..]].concat()).assert().success();
         String::from_utf8(output.get_output().stderr.clone()).unwrap()
     };
     let expected = "1 of 2 pairs name no `against`: the prediction of their corrupted prompt is used";
