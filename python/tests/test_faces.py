@@ -124,8 +124,18 @@ def test_sums_and_fits_that_one_began_the_other_finishes(tmp_path: Path, prompts
     pairs.write_text("".join(json.dumps(pair) + "\n" for pair in named))
     whole = llama.mean_attribution(named, ["resid_in_1", "z_L*"], "p", target_token_positions=["last", (0, 2)])
     states = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
-    line = ["attribute", "--pairs", pairs, "-m", model, "-a", "z_L*,resid_in_1", "--positions", "last,0:2"]
-    line += ["--metric", "p", "--format", "json", "-o", tmp_path / "means.json"]
+    line: list[str | Path] = [
+        "attribute",
+        "--pairs",
+        pairs,
+        "-m",
+        model,
+        "-a",
+        "z_L*,resid_in_1",
+        "--positions",
+        "last,0:2",
+    ]
+    line += ["--metric", "p", "-o", tmp_path / "means.json"]
     again: dict[str, Any] = {"metric": "p", "target_token_positions": ["last", (0, 2)]}
     # The command first, then the package; and the other way round.
     other_command(*line, "--limit", "1", "--state", states[0])
@@ -136,7 +146,7 @@ def test_sums_and_fits_that_one_began_the_other_finishes(tmp_path: Path, prompts
     assert states[0].read_bytes() == states[1].read_bytes()
 
     files = [tmp_path / name for name in ("whole.safetensors", "c.safetensors", "d.safetensors")]
-    fit = ["jacobian", "fit", "--file", prompts, "-m", model, "--skip-first", "1"]
+    fit: list[str | Path] = ["jacobian", "fit", "--file", prompts, "-m", model, "--skip-first", "1"]
     llama.fit_jacobian_lens(TEXTS, files[0], skip_first=1)
     other_command(*fit, "-o", files[1], "--limit", "1")
     llama.fit_jacobian_lens(TEXTS, files[1], skip_first=1, resume=True)
@@ -147,6 +157,6 @@ def test_sums_and_fits_that_one_began_the_other_finishes(tmp_path: Path, prompts
     llama.tune_lens(TEXTS, tmp_path / "whole", steps=4, rows_per_step=2)
     with pytest.raises(Stopped):
         llama.tune_lens(TEXTS, tmp_path / "resumed", steps=4, rows_per_step=2, on_progress=stopping(2))
-    tune = ["tune", "--file", prompts, "-m", model, "--steps", "4", "--rows", "2"]
+    tune: list[str | Path] = ["tune", "--file", prompts, "-m", model, "--steps", "4", "--rows", "2"]
     other_command(*tune, "-o", tmp_path / "resumed", "--resume")
     assert (tmp_path / "whole/params.pt").read_bytes() == (tmp_path / "resumed/params.pt").read_bytes()
