@@ -9,7 +9,7 @@ them and runs it beside the safetensors. `--keep` keeps the converter's own file
 
 A file that says less than config.json (llama.cpp then has a constant) is made of a config with that constant: `config` below
 changes the fixture's, for the converter and for the test. `converter` changes it for the converter alone, which reads some keys
-under their older names. `removed` are tensors that the architecture has no place for.
+under their older names, and `unsaid` are keys that it shall not see. `removed` are tensors that the architecture has no place for.
 """
 
 import argparse
@@ -26,6 +26,7 @@ DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 # What a case changes; cases without an entry are converted as they are.
 CASES = {
+    "apertus": {},
     "arcee": {},
     "bloom": {},
     "bloom_6heads": {},
@@ -50,9 +51,13 @@ CASES = {
         "converter": {"head_dim": 8, "d_head": 8},
         "folded": True,
     },
+    # The config says none: the files do not say the epsilon of the mixer's norms.
+    "falcon_mamba": {"config": {"mixer_rms_eps": 1e-6, "use_bias": True}},
     "gemma": {},
     "gemma2": {"config": {"query_pre_attn_scalar": 16}},
     "gemma3_text": {"config": {"query_pre_attn_scalar": 16, "layer_types": ["sliding_attention"] * 4}},
+    "gemma4_text": {},
+    "gemma4_text_moe": {},
     "glm": {"config": {"rope_parameters": {**DEFAULT_ROPE, "partial_rotary_factor": 0.5}}, "metadata": {
         # The converter takes the stream's width over the heads, which is not this fixture's width of a head.
         "chatglm.attention.key_length": 16, "chatglm.attention.value_length": 16, "chatglm.rope.dimension_count": 8,
@@ -86,10 +91,15 @@ CASES = {
     "mamba": {},
     "mamba2": {"config": {"time_step_limit": [0.0, {"__float__": "Infinity"}]}},
     "minimax_m2": {},
+    "ministral3": {},
     "mistral": {"config": {"sliding_window": None}},
     "mixtral": {},
     "mpt": {"converter": {"architectures": ["MPTForCausalLM"]}},
     "nemotron": {},
+    "nemotron_h": {"layers": [0, 2, 3, 4], "config": {"max_position_embeddings": 2**20}, "converter": {"d_head": 8}},
+    "nemotron_h_dense": {"fixture": "nemotron_h", "layers": [0, 1, 2, 4], "config": {"max_position_embeddings": 2**20},
+                         "converter": {"d_head": 8},
+                         "unsaid": ["num_experts_per_tok"]},
     "olmo": {},
     "olmo2": {},
     "olmo3": {},
@@ -102,6 +112,8 @@ CASES = {
                              "layer_types": ["full_attention"] * 4, "sliding_window": None},
                   "layers": [0, 2, 3]},
     "qwen3": {},
+    "qwen3_5_moe_text": {},
+    "qwen3_5_text": {},
     "qwen3_moe": {},
     "qwen3_next": {"config": {"mlp_only_layers": []}, "layers": [1, 2, 3]},
     "seed_oss": {},
@@ -116,15 +128,16 @@ def prepare(folder, name, change):
     """The fixture as the converter shall read it, in a folder; the changed config and the tensors that were removed."""
     from safetensors.numpy import load_file, save_file
 
-    source = ROOT / "fixtures" / "tiny" / name
+    source = ROOT / "fixtures" / "tiny" / change.get("fixture", name)
     config = {**json.loads((source / "config.json").read_text()), **change.get("config", {})}
     tensors = load_file(source / "model.safetensors")
     kept = change.get("layers")
     if kept is not None:
         # Layers that the architecture has not: the others move up.
         config["num_hidden_layers"] = len(kept)
-        if "layer_types" in config:
-            config["layer_types"] = [config["layer_types"][layer] for layer in kept]
+        for key in ("layer_types", "layers_block_type"):
+            if key in config:
+                config[key] = [config[key][layer] for layer in kept]
         moved = {}
         for key, tensor in tensors.items():
             match = re.search(r"layers\.(\d+)\.", key)
@@ -155,11 +168,13 @@ def vocabulary(model):
     writer.add_token_types(kinds)
 
 
-def convert(folder, target, changes):
+def convert(folder, target, change):
     import gguf
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 
-    hparams = {**ModelBase.load_hparams(folder, False), **changes}
+    hparams = {**ModelBase.load_hparams(folder, False), **change.get("converter", {})}
+    for key in change.get("unsaid", []):
+        del hparams[key]
     own = get_model_class(get_model_architecture(hparams, ModelType.TEXT), mmproj=False)
 
     class Model(own):
@@ -168,7 +183,11 @@ def convert(folder, target, changes):
 
     if hasattr(own, "no_mtp"):
         Model.no_mtp = True
-    Model(folder, gguf.LlamaFileType.ALL_F32, target, eager=True, hparams=hparams).write()
+    model = Model(folder, gguf.LlamaFileType.ALL_F32, target, eager=True, hparams=hparams)
+    if hasattr(model, "impl"):
+        # One that stands for another.
+        model.impl.set_vocab = lambda: vocabulary(model.impl)
+    model.write()
 
 
 def describe(path, metadata):
@@ -213,13 +232,15 @@ def main():
             try:
                 config, removed = prepare(folder, name, change)
                 target = (arguments.keep or folder) / f"{name}.gguf"
-                convert(folder, target, change.get("converter", {}))
+                convert(folder, target, change)
                 metadata, tensors = describe(target, change.get("metadata", {}))
             except Exception as error:  # noqa: BLE001
                 failed.append(f"{name}: {type(error).__name__}: {error}")
                 continue
-        original = json.loads((ROOT / "fixtures" / "tiny" / name / "config.json").read_text())
+        fixture = change.get("fixture", name)
+        original = json.loads((ROOT / "fixtures" / "tiny" / fixture / "config.json").read_text())
         case = {
+            "fixture": change.get("fixture"),
             "config": {key: value for key, value in config.items() if original.get(key, ...) != value},
             "removed": removed,
             "layers": change.get("layers"),

@@ -153,7 +153,8 @@ def gemma4(c, r):
     while shared and not set(types[n - shared:]) <= set(types[: n - shared]):
         shared -= 1
     c["num_kv_shared_layers"] = shared
-    c["hidden_size_per_layer_input"] = r.choice([0, 6, 10])
+    # transformers does not run a model with shared keys and without these inputs.
+    c["hidden_size_per_layer_input"] = r.choice([6, 10] if shared else [0, 6, 10])
     c["sliding_window"] = r.choice([3, 5, 9])
     c["num_attention_heads"] = heads = r.choice([2, 4, 6])
     c["num_key_value_heads"] = r.choice([1, 2])

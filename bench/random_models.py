@@ -10,6 +10,7 @@ that differ or are refused are listed; with VERBOSE set, also those that transfo
 """
 
 import argparse
+import inspect
 import json
 import os
 import random
@@ -51,9 +52,9 @@ def blocks(model):
     return next(m for m in lists if len(m) == n)
 
 
-def dump(model, ids):
-    kept = {"input_ids": ids}
-    handles = []
+def recorded(model, ids, **padding):
+    """What transformers computes of a batch: streams, patterns, logits."""
+    kept, handles = {}, []
 
     def keep(name):
         def hook(_module, _args, out):
@@ -72,10 +73,48 @@ def dump(model, ids):
             if name.rsplit(".", 1)[-1] in ("self_attn", "self_attention", "attn", "attention", "temporal_block"):
                 handles.append(module.register_forward_hook(weights(f"pattern_L{layer}")))
     with torch.no_grad():
-        kept["logits"] = model(ids, use_cache=False).logits.contiguous()
+        kept["logits"] = model(ids, use_cache=False, **padding).logits.contiguous()
     for handle in handles:
         handle.remove()
-    return {k: v if k == "input_ids" else v.float() for k, v in kept.items()}
+    return {k: v.float() for k, v in kept.items()}
+
+
+def only_real(kept, mask):
+    """The same with zeros at padding."""
+    real = mask.bool()
+    for name, x in kept.items():
+        if name.startswith("pattern"):
+            kept[name] = torch.where(real[:, None, :, None] & real[:, None, None, :], x, 0.0)
+        else:
+            kept[name] = torch.where(real[..., None], x, 0.0)
+    return kept
+
+
+def dump(model, ids, lengths, left):
+    """A batch of rows of these lengths. What transformers computes of padded rows is compared with what it computes of each
+    row alone; where padding changes its numbers, those of the rows alone count, and the second result is the largest change."""
+    length = ids.shape[1]
+    if min(lengths) == length:
+        return {"input_ids": ids, **recorded(model, ids)}, 0.0
+    places = [slice(length - n, length) if left else slice(n) for n in lengths]
+    mask, padded = torch.zeros_like(ids), torch.zeros_like(ids)
+    for row, (place, n) in enumerate(zip(places, lengths)):
+        mask[row, place] = 1
+        padded[row, place] = ids[row, :n]
+    padding = {"attention_mask": mask}
+    if left and "position_ids" in inspect.signature(model.forward).parameters and not hasattr(model.config, "text_config"):
+        padding["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+    # Shorter rows first: tables that grow with the length (dynamic) do not shrink again.
+    alone = {}
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        for name, x in recorded(model, ids[row : row + 1, : lengths[row]]).items():
+            size = (x.shape[1], length, length) if name.startswith("pattern") else (length, x.shape[-1])
+            target = alone.setdefault(name, torch.zeros(len(lengths), *size))[row]
+            place = places[row]
+            (target[:, place, place] if name.startswith("pattern") else target[place])[:] = x[0]
+    both = only_real(recorded(model, padded, **padding), mask)
+    changed = max(float((both[name] - x).abs().max() / x.abs().max().clamp(min=1e-30)) for name, x in alone.items())
+    return {"input_ids": padded, "attention_mask": mask, **(both if changed < 1e-5 else alone)}, changed
 
 
 def random_config(case, r):
@@ -105,7 +144,7 @@ def main():
     for case in [*sorted(p.name for p in FIXTURES.iterdir()), "chameleon", *WRAPPERS]:
         if words and case not in words:
             continue
-        same, unrun, wrong = 0, [], []
+        same, unrun, wrong, moved = 0, [], [], []
         for number in range(args.count):
             r = random.Random(f"{args.seed} {case} {number}")
             config = random_config(case, r)
@@ -115,8 +154,14 @@ def main():
                 auto = AutoModelForImageTextToText if case in WRAPPERS or case == "chameleon" else AutoModelForCausalLM
                 model = auto.from_config(made, attn_implementation="eager", experts_implementation="eager").float().eval()
                 loud(model, generator)
-                ids = torch.randint(3, 310, (2, r.choice([7, 19, 33])), generator=generator)
-                kept = dump(model, ids)
+                length = r.choice([7, 19, 33])
+                ids = torch.randint(3, 310, (r.choice([2, 3, 5]), length), generator=generator)
+                lengths = [r.randint(1, length) if r.random() < 0.5 else length for _ in ids[1:]] if r.random() < 0.5 else []
+                lengths = [length, *(lengths or [length] * (len(ids) - 1))]
+                left = r.random() < 0.5
+                kept, changed_by = dump(model, ids, lengths, left)
+                if changed_by > 1e-5:
+                    moved.append(f"  {case}-{number}: padding on the {'left' if left else 'right'} changes transformers by {changed_by:.0e}")
             except Exception as error:  # a config that the class itself does not run
                 unrun.append(f"  {case}-{number}: {type(error).__name__}: {error}"[:300])
                 continue
@@ -136,8 +181,8 @@ def main():
             else:
                 lines = [l for l in done.stdout.splitlines() if not l.startswith(("same", "verdict"))]
                 wrong.append(f"  {folder.name} ({spelling}): {(lines or [done.stderr.strip()])[0][:400]}")
-        print(f"{case}: {same} the same, {len(wrong)} not, {len(unrun)} not run by transformers", flush=True)
-        for line in wrong + (unrun if os.environ.get("VERBOSE") else []):
+        print(f"{case}: {same} the same, {len(wrong)} not, {len(unrun)} not run by transformers, {len(moved)} changed there by padding", flush=True)
+        for line in wrong + (unrun + moved if os.environ.get("VERBOSE") else []):
             print(line, flush=True)
 
 

@@ -49,5 +49,6 @@ def wrapped(name, text, r):
             half = (text.get("head_dim") or width // text["num_attention_heads"]) // 2
             sections = [half - 2 * (half // 3), half // 3, half // 3]
             text["rope_parameters"] = {"rope_type": "default", "rope_theta": r.choice([1e4, 1e6]), "mrope_section": sections}
+            text["max_position_embeddings"] = 64
             text.pop("layer_types", None)
     return {"model_type": name, "text_config": text, "vision_config": tower, "tie_word_embeddings": r.random() < 0.5, **own}

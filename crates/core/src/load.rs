@@ -112,7 +112,7 @@ impl Opened {
     }
 
     /// Number of tensors in each part of the model that is left out, such as a vision tower, by name prefix.
-    pub fn left_out(&self) -> BTreeMap<&'static str, usize> {
+    pub fn left_out(&self) -> BTreeMap<&str, usize> {
         self.checkpoint.left_out(&self.reading.names)
     }
 
@@ -314,12 +314,12 @@ fn open_folder(folder: &Path, adapter: Option<Adapter>, options: &LoadOptions) -
 
 /// Notes on what is left out.
 fn notes_of(checkpoint: &Checkpoint, reading: &Reading) -> Vec<String> {
-    let Some(wrapper) = reading.wrapper else { return Vec::new() };
-    let parts: Vec<String> = checkpoint
-        .left_out(&reading.names)
-        .into_iter()
-        .map(|(part, count)| format!("{count} of `{part}*`"))
-        .collect();
+    let parts = checkpoint.left_out(&reading.names).into_iter();
+    let parts: Vec<String> = parts.map(|(part, count)| format!("{count} of `{part}*`")).collect();
+    let Some(wrapper) = reading.wrapper else {
+        let of_further = || format!("tensors that predict further tokens are left out: {}", parts.join(", "));
+        return (!parts.is_empty()).then(of_further).into_iter().collect();
+    };
     let tensors = if parts.is_empty() { "the files hold no others".to_owned() } else { parts.join(", ") };
     vec![format!("only the text decoder of this {wrapper} is read; tensors left out: {tensors}")]
 }
@@ -390,9 +390,10 @@ fn open_gguf(path: &Path, adapter: Option<Adapter>, options: &LoadOptions) -> Re
     reading.let_through.append(&mut let_through);
     let architecture = gguf.str("general.architecture")?.unwrap_or_default().to_owned();
     let places = gguf::tensor_names(&architecture, &reading.arch, &tensors)?;
+    let made = gguf::made(&header, reading.arch.layers.len())?;
     let allowed = Allowed::parse(&options.allowed_tensors)?;
-    let checkpoint =
-        Checkpoint::renamed(Container::Gguf(file), places.tensors).adapted(adapter).allowing(allowed);
+    let checkpoint = Checkpoint::renamed(Container::Gguf(file), places.tensors).with(made);
+    let checkpoint = checkpoint.adapted(adapter).allowing(allowed);
     let (config, checkpoint) = (config.as_map().clone(), Arc::new(checkpoint));
     // Config and tokenizer are in the file.
     let identity = identity_of(&checkpoint, &reading);

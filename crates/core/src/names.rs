@@ -7,6 +7,8 @@ mod stored;
 pub use recurrence::*;
 pub use stored::*;
 
+use std::ops::Range;
+
 use crate::arch::Bias;
 
 /// Names of all tensors of a checkpoint. Every name is a module's; `.weight`, and `.bias` if there is one, follow.
@@ -40,6 +42,8 @@ pub struct Names {
     pub spellings: &'static [Spelling],
     /// Name prefixes of tensors that belong to other parts of the model, which are left out.
     pub left_out: &'static [&'static str],
+    /// Layers behind the decoder's that predict further tokens, whose tensors are left out too.
+    pub further_layers: Range<usize>,
     /// The sources of the layers' additional inputs.
     pub per_layer: Option<PerLayerTables>,
 }

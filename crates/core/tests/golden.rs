@@ -52,7 +52,7 @@ fn tolerance(case: &str, name: &str) -> f64 {
         return 3e-5;
     }
     // A gated delta rule corrects its state by what the state holds, which amplifies rounding too.
-    if ["qwen3_next", "qwen3_5_text"].contains(&case) {
+    if ["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"].contains(&case) {
         return 2e-5;
     }
     if loud.contains(&case) && amplified.contains(&name) { 2e-5 } else { 1e-5 }
@@ -242,7 +242,10 @@ fn padding_on_either_side_changes_nothing() {
             for row in 0..rows.len() {
                 let alone = &references[&format!("{side}.row{row}_alone_logits")];
                 let error = relative_error(cache.get("logits").unwrap().row(row), &alone.values);
-                assert!(error < 1e-5, "{case}: {side}-padded row {row} differs by {error:.2e}");
+                assert!(
+                    error < tolerance(&case, "logits"),
+                    "{case}: {side}-padded row {row} differs by {error:.2e}"
+                );
             }
         }
     }

@@ -1,7 +1,7 @@
 //! DeepSeek V2: compressed keys and values (multi-head latent attention), grouped and shared experts, dense layers
 //! first.
 
-use super::latent::{LatentParts, dense_layers, experts};
+use super::latent::{DEEPSEEK, LatentParts, dense_layers, experts};
 use super::parts::{activation, block, norm, pre_norm};
 use super::sizes::{HeadWidth, SizeKeys, usual};
 use super::{Family, Only, stored};
@@ -30,7 +30,7 @@ const SIZES: SizeKeys =
     SizeKeys { vocabulary: 102_400, d_head: HeadWidth::OfOtherKeys, ..usual(4096, 32, 32, 2048) };
 
 fn read(config: &Config) -> Result<(Arch, Names)> {
-    let parts = LatentParts::read(config, &SIZES, Pairing::Adjacent)?;
+    let parts = LatentParts::read(config, &SIZES, &DEEPSEEK, Pairing::Adjacent)?;
     let norm = norm(config, NormKind::Rms, "rms_norm_eps", 1e-6)?;
     let act = activation(config, "hidden_act", "silu")?;
     let count = config.size_of_any(&["n_routed_experts", "num_experts"], 64)?;

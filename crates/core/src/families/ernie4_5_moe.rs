@@ -60,7 +60,8 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         .unzip();
     let mut arch = sizes.rotary_arch(rope, layers, norm);
     arch.unembed.bias = bias;
-    Ok((arch, stored::model(names)))
+    // Tensors that predict further tokens.
+    Ok((arch, Names { left_out: &["model.mtp_", "mtp_"], ..stored::model(names) }))
 }
 
 /// Which layers have experts: every n-th from the first to the last.

@@ -63,6 +63,10 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         Some(_) if rows < sizes.vocabulary => {
             return Err(config.wrong("vocab_size_per_layer_input", "a row for each id of the vocabulary"));
         }
+        None if kinds.iter().any(|kind| kind.keys_of.is_some()) => {
+            // Its forward pass slices the inputs before the layers that share, and fails without (transformers 5.24).
+            return Err(config.wrong("num_kv_shared_layers", "0 where `hidden_size_per_layer_input` is 0"));
+        }
         width => width.map(|width| PerLayerInputs { width, rows, act, norm }),
     };
     let per_layer = PerLayerTables {

@@ -1,7 +1,7 @@
 //! GLM-4.5 and 4.6: half of each head rotates, experts chosen by corrected sigmoids in groups, dense layers first.
 
 use super::latent::{dense_layers, experts};
-use super::parts::{activation, attention, block, norm, pre_norm, top_k};
+use super::parts::{activation, attention, block, further_layers, norm, pre_norm, top_k};
 use super::rope::{Part, RopeKeys, rope};
 use super::sizes::{KvHeads, SizeKeys, Sizes, usual};
 use super::{Family, stored};
@@ -10,13 +10,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::names::*;
 
-pub(super) const FAMILY: Family = Family {
-    model_type: "glm4_moe",
-    read,
-    // Layers for multi-token prediction are ignored.
-    inert: &["num_mtp_layers", "num_nextn_predict_layers"],
-    only: &[],
-};
+pub(super) const FAMILY: Family = Family { model_type: "glm4_moe", read, inert: &[], only: &[] };
 
 const SIZES: SizeKeys =
     SizeKeys { vocabulary: 151_552, n_kv_heads: KvHeads::Default(8), ..usual(4096, 46, 96, 131_072) };
@@ -33,13 +27,14 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     let act = activation(config, "hidden_act", "silu")?;
     let d_mlp = config.size_or("moe_intermediate_size", 1408)?;
     let count = config.size_of_any(&["n_routed_experts", "num_local_experts"], 128)?;
+    let chosen = top_k(config, 8, count)?;
     let shared = config.size_or("n_shared_experts", 1)?;
     let routed = Mlp::Experts {
         count,
-        top_k: top_k(config, 8, count)?,
+        top_k: chosen,
         d_mlp,
         gate: ExpertGate::Plain(act),
-        router: grouped_router(config, count, [1, 1], 1.0)?,
+        router: grouped_router(config, [count, chosen], [1, 1], 1.0)?,
         shared: Some(SharedExpert { d_mlp: shared * d_mlp, act, weight: SharedWeight::One }),
     };
     let dense = Mlp::Gated { d_mlp: config.size_or("intermediate_size", 10_944)?, act };
@@ -58,19 +53,20 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         false => (block(attention.clone(), routed, pre_norm(norm)), named(experts(correction, Bias::Absent))),
     };
     let (layers, names): (Vec<Layer>, Vec<LayerNames>) = (0..sizes.n_layers).map(layer).unzip();
-    Ok((sizes.rotary_arch(rope, layers, norm), stored::model(names)))
+    let further_layers = further_layers(config, sizes.n_layers);
+    Ok((sizes.rotary_arch(rope, layers, norm), Names { further_layers, ..stored::model(names) }))
 }
 
-/// A router of corrected sigmoids over groups, with defaults for the number of groups, the number kept, and the scale.
+/// A router of corrected sigmoids over groups of `count` experts, of which a token goes through `chosen`, with defaults for
+/// the number of groups, the number kept, and the scale.
 pub(super) fn grouped_router(
     config: &Config,
-    count: usize,
+    [count, chosen]: [usize; 2],
     [groups, kept]: [usize; 2],
     scale: f64,
 ) -> Result<Router> {
     let groups = config.size_or("n_group", groups)?;
     let kept = config.size_or("topk_group", kept)?;
-    let chosen = config.size_or("num_experts_per_tok", 8)?;
     if !count.is_multiple_of(groups) || count / groups < 2 {
         return Err(
             config.wrong("n_group", &format!("a divisor of {count} experts, each group of two or more"))

@@ -91,6 +91,7 @@ fn names() -> Names {
         ignored: &["attn.bias", "attn.masked_bias"],
         spellings: &[],
         left_out: &[],
+        further_layers: 0..0,
         per_layer: None,
     }
 }

@@ -18,21 +18,36 @@ pub(super) struct LatentParts {
     names: LatentNames,
 }
 
+/// A class's widths of a head's own part of its key and of its value, and the rank of queries.
+pub(super) struct LatentKeys {
+    pub(super) own: usize,
+    pub(super) value: usize,
+    pub(super) queries: usize,
+}
+
+/// DeepSeek's.
+pub(super) const DEEPSEEK: LatentKeys = LatentKeys { own: 128, value: 128, queries: 1536 };
+
 impl LatentParts {
     /// Reads them. Both norms of compressed vectors have a fixed epsilon, whatever the config says of the other norms.
-    pub(super) fn read(config: &Config, keys: &SizeKeys, pairing: Pairing) -> Result<Self> {
+    pub(super) fn read(
+        config: &Config,
+        keys: &SizeKeys,
+        widths: &LatentKeys,
+        pairing: Pairing,
+    ) -> Result<Self> {
         let usual = Sizes::read(config, &SizeKeys { n_kv_heads: KvHeads::AsQueries, ..*keys })?;
         if usual.n_kv_heads != usual.n_heads {
             return Err(
                 config.wrong("num_key_value_heads", &format!("{}, a key for each query", usual.n_heads))
             );
         }
-        let own = config.size_or("qk_nope_head_dim", 128)?;
+        let own = config.size_or("qk_nope_head_dim", widths.own)?;
         let shared = config.size_or("qk_rope_head_dim", 64)?;
-        let d_value = config.size_or("v_head_dim", 128)?;
+        let d_value = config.size_or("v_head_dim", widths.value)?;
         let queries = match config.has("q_lora_rank") {
             true => config.optional_size("q_lora_rank")?,
-            false => Some(1536),
+            false => Some(widths.queries),
         };
         let keys_values = config.size_or("kv_lora_rank", 512)?;
         // The table covers the part that rotates.

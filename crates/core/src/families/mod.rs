@@ -30,6 +30,7 @@ mod gemma4_text;
 mod glm;
 mod glm4;
 mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt2;
 mod gpt_bigcode;
 mod gpt_neo;
@@ -73,6 +74,7 @@ mod qwen2_5_vl_text;
 mod qwen2_moe;
 mod qwen2_vl_text;
 mod qwen3;
+mod qwen3_5_moe_text;
 mod qwen3_5_text;
 mod qwen3_moe;
 mod qwen3_next;
@@ -169,6 +171,7 @@ pub const FAMILIES: &[Family] = &[
     qwen2_moe::FAMILY,
     gpt_oss::FAMILY,
     glm4_moe::FAMILY,
+    glm4_moe_lite::FAMILY,
     ernie4_5_moe::FAMILY,
     phimoe::FAMILY,
     granitemoe::FAMILY,
@@ -183,6 +186,7 @@ pub const FAMILIES: &[Family] = &[
     lfm2::FAMILY,
     qwen3_next::FAMILY,
     qwen3_5_text::FAMILY,
+    qwen3_5_moe_text::FAMILY,
     recurrent_gemma::FAMILY,
     deepseek_v2::FAMILY,
     deepseek_v3::FAMILY,

@@ -14,9 +14,11 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "nemotron_h",
     read,
-    // Keys for training, kernels and multi-token prediction; attention has no biases and no window, whatever its keys say.
+    // Keys for training, kernels and multi-token prediction; attention has no biases, no window and no rotary embedding,
+    // whatever its keys say, and norms read `layer_norm_epsilon`.
     inert: &[
         "attention_bias",
+        "attention_head_dim",
         "chunk_size",
         "expand",
         "mamba_proj_bias",
@@ -24,8 +26,10 @@ pub(super) const FAMILY: Family = Family {
         "moe_shared_expert_overlap",
         "mtp_hybrid_override_pattern",
         "mtp_layers_block_type",
+        "norm_eps",
         "num_logits_to_keep",
         "num_nextn_predict_layers",
+        "partial_rotary_factor",
         "rescale_prenorm_residual",
         "residual_in_fp32",
         "rope_theta",
@@ -64,14 +68,15 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     let recurrence = space(config, &SPACE, steps, |_| config.size_or("mamba_head_dim", 64))?;
     let act = activation(config, "mlp_hidden_act", "relu2")?;
     let count = config.size_of_any(&["n_routed_experts", "num_local_experts"], 8)?;
+    let chosen = top_k(config, 2, count)?;
     let shared = config.size_or("moe_shared_expert_intermediate_size", 7688)?;
     config.has("n_shared_experts");
     let experts = Mlp::Experts {
         count,
-        top_k: top_k(config, 2, count)?,
+        top_k: chosen,
         d_mlp: config.size_or("moe_intermediate_size", 7688)?,
         gate: ExpertGate::None(act),
-        router: grouped_router(config, count, [1, 1], 1.0)?,
+        router: grouped_router(config, [count, chosen], [1, 1], 1.0)?,
         shared: Some(SharedExpert { d_mlp: shared, act, weight: SharedWeight::One }),
     };
     let d_mlp = config.size_or("intermediate_size", 21_504)?;
@@ -103,17 +108,5 @@ fn mlp_names(kind: char, bias: Bias) -> MlpNames {
     if kind != 'E' {
         return stored::plain("mixer.up_proj", "mixer.down_proj", bias);
     }
-    MlpNames::Experts {
-        apart: None,
-        router: Linear::new("mixer.gate", Bias::Absent),
-        correction: Some(Correction::Vector("mixer.gate.e_score_correction_bias")),
-        experts: ExpertNames::Ungated {
-            up: Linear::new("mixer.experts.{}.up_proj", Bias::Absent),
-            down: Linear::new("mixer.experts.{}.down_proj", Bias::Absent),
-        },
-        shared: Some(SharedNames::Ungated {
-            up: Linear::new("mixer.shared_experts.up_proj", bias),
-            down: Linear::new("mixer.shared_experts.down_proj", bias),
-        }),
-    }
+    stored::ungated_experts(bias)
 }

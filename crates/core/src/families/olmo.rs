@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::names::Names;
 
-pub(super) const FAMILY: Family = Family { model_type: "olmo", read, inert: &[], only: &[] };
+pub(super) const FAMILY: Family = Family { model_type: "olmo", read, inert: &["pretraining_tp"], only: &[] };
 
 const SIZES: SizeKeys =
     SizeKeys { vocabulary: 50_304, d_head: HeadWidth::Always, ..usual(4096, 32, 32, 2048) };

@@ -1,5 +1,7 @@
 //! Config parts that several families share: norms, activations, windows.
 
+use std::ops::Range;
+
 use crate::arch::*;
 use crate::config::Config;
 use crate::error::Result;
@@ -172,3 +174,13 @@ pub(super) fn top_k(config: &Config, default: usize, experts: usize) -> Result<u
     }
     Ok(chosen)
 }
+
+/// Layers behind the decoder's that predict further tokens, by the keys that count them.
+pub(super) fn further_layers(config: &Config, n_layers: usize) -> Range<usize> {
+    let count = |key| config.raw(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let [one, other] = ["num_nextn_predict_layers", "num_mtp_layers"].map(count);
+    n_layers..n_layers + one.max(other).min(MOST_FURTHER) as usize
+}
+
+/// Most of them.
+const MOST_FURTHER: u64 = 16;

@@ -118,6 +118,7 @@ pub(super) fn model(layers: Vec<LayerNames>) -> Names {
         ignored: INV_FREQ,
         spellings: &[],
         left_out: &[],
+        further_layers: 0..0,
         per_layer: None,
     }
 }
@@ -145,5 +146,22 @@ pub(super) fn with_post_norms(layer: LayerNames) -> LayerNames {
         mlp_norm: Some("pre_feedforward_layernorm"),
         mlp_post_norm: Some("post_feedforward_layernorm"),
         ..layer
+    }
+}
+
+/// Experts without gates, one by one, with a shared one, as Nemotron H stores them.
+pub(super) fn ungated_experts(bias: Bias) -> MlpNames {
+    MlpNames::Experts {
+        apart: None,
+        router: Linear::new("mixer.gate", Bias::Absent),
+        correction: Some(Correction::Vector("mixer.gate.e_score_correction_bias")),
+        experts: ExpertNames::Ungated {
+            up: Linear::new("mixer.experts.{}.up_proj", Bias::Absent),
+            down: Linear::new("mixer.experts.{}.down_proj", Bias::Absent),
+        },
+        shared: Some(SharedNames::Ungated {
+            up: Linear::new("mixer.shared_experts.up_proj", bias),
+            down: Linear::new("mixer.shared_experts.down_proj", bias),
+        }),
     }
 }

@@ -128,6 +128,14 @@ const QWEN_VL: Wrapper = Wrapper {
     ..USUAL
 };
 
+const QWEN3_5: Wrapper = Wrapper {
+    model_type: "qwen3_5",
+    text: "qwen3_5_text",
+    tied: Tied::Own(false),
+    placeholders: &[("image_token_id", 248_056), ("video_token_id", 248_057)],
+    ..QWEN_VL
+};
+
 const IDEFICS3: Wrapper = Wrapper {
     tied: Tied::Own(false),
     absent: Absent::Keys(r#"{"rms_norm_eps": 1e-5}"#),
@@ -185,13 +193,8 @@ pub const WRAPPERS: &[Wrapper] = &[
     Wrapper { model_type: "qwen2_vl", text: "qwen2_vl_text", absent: Absent::Beside, ..QWEN_VL },
     Wrapper { model_type: "qwen2_5_vl", text: "qwen2_5_vl_text", absent: Absent::Beside, ..QWEN_VL },
     Wrapper { model_type: "qwen3_vl", text: "qwen3_vl_text", tied: Tied::Own(false), ..QWEN_VL },
-    Wrapper {
-        model_type: "qwen3_5",
-        text: "qwen3_5_text",
-        tied: Tied::Own(false),
-        placeholders: &[("image_token_id", 248_056), ("video_token_id", 248_057)],
-        ..QWEN_VL
-    },
+    QWEN3_5,
+    Wrapper { model_type: "qwen3_5_moe", text: "qwen3_5_moe_text", ..QWEN3_5 },
     Wrapper {
         model_type: "paligemma",
         text: "gemma",

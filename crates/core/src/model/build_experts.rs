@@ -129,12 +129,30 @@ impl Stored<'_> {
     /// All experts. Experts in one tensor exist together or not at all: a config may promise any number of them, so if
     /// the first is missing, the load fails at once.
     fn experts(&self, names: ExpertNames) -> Result<Vec<Expert>> {
+        let names = self.as_stored(names);
         let faults = self.loader.checkpoint.n_faults();
         let first = self.expert(names, 0)?;
         let are_together = !matches!(names, ExpertNames::Each { .. } | ExpertNames::Ungated { .. });
         let count = if are_together && self.loader.checkpoint.n_faults() > faults { 1 } else { self.count };
         let others = (1..count).map(|e| self.expert(names, e));
         std::iter::once(Ok(first)).chain(others).collect()
+    }
+
+    /// Names of experts one by one, but of those in one tensor where the file has that: transformers 5 holds them so, and
+    /// some releases store them so.
+    fn as_stored(&self, names: ExpertNames) -> ExpertNames {
+        const GATE_UP: &str = "mlp.experts.gate_up_proj";
+        const STACKED: ExpertNames = ExpertNames::Stacked { gate_up: GATE_UP, down: "mlp.experts.down_proj" };
+        let Stored { loader, prefix, .. } = self;
+        match names {
+            ExpertNames::Each { gate, .. }
+                if gate.name == "mlp.experts.{}.gate_proj"
+                    && loader.checkpoint.has(loader.base, &format!("{prefix}{GATE_UP}")) =>
+            {
+                STACKED
+            }
+            _ => names,
+        }
     }
 
     fn expert(&self, names: ExpertNames, e: usize) -> Result<Expert> {

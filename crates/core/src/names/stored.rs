@@ -17,6 +17,8 @@ pub struct Stored {
     pub axes: Axes,
     /// What was done to the numbers.
     pub values: StoredValues,
+    /// Where the columns are, if they have another order.
+    pub columns: Option<ColumnGroups>,
 }
 
 impl Stored {
@@ -28,7 +30,40 @@ impl Stored {
             order: RowOrder::AsStored,
             axes: Axes::OutIn,
             values: StoredValues::Same,
+            columns: None,
         }
+    }
+}
+
+/// Blocks of columns in groups. The checkpoint has one group after another; the container has the first block of each
+/// group, then the second of each, and so on (llama.cpp's converter, `_reorder_v_heads`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColumnGroups {
+    /// Number of groups.
+    pub groups: usize,
+    /// Blocks of each.
+    pub blocks: usize,
+}
+
+impl ColumnGroups {
+    /// Where the container has a block of the checkpoint's.
+    pub fn place(self, block: usize) -> usize {
+        let (group, within) = (block / self.blocks, block % self.blocks);
+        within * self.groups + group
+    }
+
+    /// Brings a row, of numbers or of their bytes, to the checkpoint's order.
+    pub(crate) fn undo<T: Copy>(self, row: &mut [T]) {
+        let stored = row.to_vec();
+        let width = self.width(row.len()).max(1);
+        for (block, columns) in row.chunks_exact_mut(width).enumerate() {
+            columns.copy_from_slice(&stored[self.place(block) * width..][..width]);
+        }
+    }
+
+    /// Columns of a block.
+    pub(crate) fn width(self, columns: usize) -> usize {
+        columns / (self.groups * self.blocks).max(1)
     }
 }
 

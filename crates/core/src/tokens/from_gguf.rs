@@ -27,7 +27,8 @@ const USER_DEFINED: i64 = 4;
 const MAX_TOKEN: usize = 1024;
 
 impl Tokenizer {
-    /// The tokenizer that a GGUF file describes: byte-level BPE (`gpt2`) or SentencePiece's BPE (`llama`).
+    /// The tokenizer that a GGUF file describes: byte-level BPE (`gpt2`) or SentencePiece's BPE (`llama`,
+    /// `gemma4`).
     ///
     /// # Errors
     /// If the file has no tokenizer, one of another kind or one that contradicts itself, or an unknown pre-tokenization
@@ -51,7 +52,7 @@ impl Tokenizer {
         let mut manners = Manners::default();
         let (mut backend, adds_bos) = match (kind, pre) {
             ("gpt2", pre) => byte_level(gguf, &vocabulary, pre, &mut warnings)?,
-            ("llama", None) => {
+            ("llama" | "gemma4", None) => {
                 let space = Space::of(gguf)?;
                 if !matches!(space, Space::Always) {
                     // As in the classes of such vocabularies.
@@ -60,7 +61,7 @@ impl Tokenizer {
                 manners.prefix = matches!(space, Space::Unless).then_some(Prefix::FirstOfGguf);
                 (sentence_piece(gguf, &vocabulary, &space)?, true)
             }
-            ("llama", Some(pre)) => {
+            ("llama" | "gemma4", Some(pre)) => {
                 let message = format!(
                     "`{}` is not for this file: its vocabulary is SentencePiece's",
                     pre.escape_debug()
@@ -72,7 +73,7 @@ impl Tokenizer {
                 let message =
                     format!("tokenizers of kind `{}` are not built from GGUF files", other.escape_debug());
                 return Err(Error::new(ErrorKind::Unsupported, message)
-                    .hint("`gpt2` and `llama` are; else use the model's Hugging Face folder"));
+                    .hint("`gpt2`, `llama` and `gemma4` are; else use the model's Hugging Face folder"));
             }
         };
         let named = vocabulary.named(gguf)?;
@@ -237,7 +238,7 @@ impl Space {
 }
 
 fn is_gemma(architecture: &str) -> bool {
-    matches!(architecture, "gemma" | "gemma2" | "gemma3")
+    matches!(architecture, "gemma" | "gemma2" | "gemma3" | "gemma4")
 }
 
 fn sentence_piece(gguf: &Gguf, vocabulary: &Vocabulary, space: &Space) -> Result<Backend> {

@@ -6,11 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use easyroutine_files::{Container, Encoding, MappedFile, ShardedSafeTensors, StoredTensor};
 
 use super::asked::Asked;
+use super::faults::{Faults, MOST_FAULTS};
 use super::patch::Patch;
 use super::surplus::{self, Allowed};
 use super::tensor::{Tensor, TensorRows};
 use crate::adapter::{Adapter, LowRank};
-use crate::error::{Error, ErrorKind, Result, list};
+use crate::error::{Error, ErrorKind, Result};
 use crate::names::{Names, Stored};
 
 /// An opened checkpoint, with its adapter if there is one. It tracks what has been read.
@@ -22,6 +23,8 @@ pub(crate) struct Checkpoint {
     allowed: Allowed,
     /// Checkpoint name to where the container keeps it.
     stored: BTreeMap<String, Stored>,
+    /// Tensors that no file holds as such: shape, and numbers of f32 in bytes.
+    made: BTreeMap<String, (Vec<usize>, Vec<u8>)>,
     used: Mutex<BTreeSet<String>>,
     faults: Mutex<Faults>,
     /// Tensors that are widened to f32, and why.
@@ -31,23 +34,6 @@ pub(crate) struct Checkpoint {
     /// Where its tensors are, if they are those of two others. It then has none of its own.
     patch: Option<Patch>,
 }
-
-/// Faults of the files, collected so that all can be named at once.
-#[derive(Debug, Default)]
-struct Faults {
-    missing: BTreeSet<String>,
-    /// Tensors of another shape or type, in words.
-    unfit: BTreeSet<String>,
-}
-
-impl Faults {
-    fn len(&self) -> usize {
-        self.missing.len() + self.unfit.len()
-    }
-}
-
-/// Limit on faults: a file with more belongs to another model.
-const MOST_FAULTS: usize = 1000;
 
 impl Checkpoint {
     /// A checkpoint whose container uses the checkpoint's names.
@@ -63,12 +49,24 @@ impl Checkpoint {
             adapter: None,
             allowed: Allowed::default(),
             stored: names.into_iter().collect(),
+            made: BTreeMap::new(),
             used: Mutex::default(),
             faults: Mutex::default(),
             widened: Mutex::default(),
             asked: None,
             patch: None,
         }
+    }
+
+    /// The same with further tensors: name, shape, numbers.
+    #[must_use]
+    pub(crate) fn with(mut self, made: Vec<(String, Vec<usize>, Vec<f32>)>) -> Self {
+        for (name, shape, numbers) in made {
+            self.stored.insert(name.clone(), Stored::plain(name.clone()));
+            let bytes = numbers.into_iter().flat_map(f32::to_le_bytes).collect();
+            self.made.insert(name, (shape, bytes));
+        }
+        self
     }
 
     /// A checkpoint without files, which records requests.
@@ -246,18 +244,7 @@ impl Checkpoint {
     pub(crate) fn check_found(&self) -> Result<()> {
         self.patch.iter().flat_map(Patch::both).try_for_each(Checkpoint::check_found)?;
         let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        let missing: Vec<&String> = faults.missing.iter().collect();
-        let said = match missing.as_slice() {
-            [] => None,
-            [_] => Some(format!("the weights have no tensor {}", list(&missing))),
-            _ => Some(format!("the weights have no tensors {}", list(&missing))),
-        };
-        const SHOWN: usize = 20;
-        let more = faults.unfit.len().saturating_sub(SHOWN);
-        let more = (more > 0).then(|| format!("{more} more tensors do not fit either"));
-        let unfit = faults.unfit.iter().take(SHOWN).cloned();
-        let all: Vec<String> = said.into_iter().chain(unfit).chain(more).collect();
-        if all.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Weights, all.join("; "))) }
+        faults.check()
     }
 
     /// Marks a tensor as used without reading it: a copy of one that is read.
@@ -372,10 +359,7 @@ impl Checkpoint {
     pub(crate) fn finish(&self, family: &Names) -> Result<Vec<String>> {
         let used = self.used();
         let left = self.stored.keys().map(String::as_str).filter(|n| !used.contains(*n));
-        let warnings = match (
-            self.check_found(),
-            surplus::check(left, (family.ignored, family.left_out), &self.allowed),
-        ) {
+        let warnings = match (self.check_found(), surplus::check(left, family, &self.allowed)) {
             (Ok(()), surplus) => surplus?,
             (Err(faults), Ok(_)) => return Err(faults),
             // A misspelt name causes both.
@@ -388,9 +372,9 @@ impl Checkpoint {
     }
 
     /// Number of tensors in each part of the model that is left out, by name prefix.
-    pub(crate) fn left_out(&self, family: &Names) -> BTreeMap<&'static str, usize> {
+    pub(crate) fn left_out(&self, family: &Names) -> BTreeMap<&str, usize> {
         let mut parts = BTreeMap::new();
-        for part in self.stored.keys().filter_map(|name| surplus::part_left_out(name, family.left_out)) {
+        for part in self.stored.keys().filter_map(|name| surplus::part_left_out(name, family)) {
             *parts.entry(part).or_default() += 1;
         }
         parts
@@ -399,7 +383,7 @@ impl Checkpoint {
     /// Names of all tensors, including those of parts that are left out.
     pub(crate) fn names_of_all_parts(&self, family: &Names) -> Vec<&str> {
         let left_out = self.stored.keys().map(String::as_str);
-        let left_out = left_out.filter(|name| surplus::part_left_out(name, family.left_out).is_some());
+        let left_out = left_out.filter(|name| surplus::part_left_out(name, family).is_some());
         self.names(family).into_iter().chain(left_out).collect()
     }
 
@@ -407,8 +391,7 @@ impl Checkpoint {
     /// adapter.
     pub(crate) fn names(&self, family: &Names) -> Vec<&str> {
         let is_weight = |name: &&str| {
-            !surplus::is_buffer(name, family.ignored)
-                && surplus::part_left_out(name, family.left_out).is_none()
+            !surplus::is_buffer(name, family.ignored) && surplus::part_left_out(name, family).is_none()
         };
         let stored = self.stored.keys().map(String::as_str).filter(is_weight);
         let beside = self.adapter.iter().flat_map(Adapter::replaced).filter(|name| {
@@ -433,17 +416,27 @@ impl Checkpoint {
     /// If there is no such tensor.
     pub(crate) fn by_name(&self, name: &str) -> Result<Tensor<'_>> {
         match self.stored.get(name) {
-            Some(Stored { tensors, shape, order, axes, values }) => {
-                let find = |name: &String| self.container.tensor(name).ok_or_else(|| missing(name));
-                let parts: Vec<StoredTensor<'_>> = tensors.iter().map(find).collect::<Result<_>>()?;
+            Some(Stored { tensors, shape, order, axes, values, columns }) => {
+                let parts: Result<Vec<StoredTensor<'_>>> =
+                    tensors.iter().map(|name| self.stored_tensor(name)).collect();
+                let parts = parts?;
                 let first = parts.first().ok_or_else(|| missing(name))?;
                 let shape = shape.clone().unwrap_or_else(|| first.shape().to_vec());
-                Ok(Tensor { parts, shape, order: order.clone(), axes: *axes, values: *values })
+                let (axes, values, columns) = (*axes, *values, *columns);
+                Ok(Tensor { parts, shape, order: order.clone(), axes, values, columns })
             }
             None => {
                 let stored = self.adapter.as_ref().and_then(|adapter| adapter.replacement(name));
                 Ok(Tensor::plain(stored.ok_or_else(|| missing(name))?))
             }
+        }
+    }
+
+    /// A tensor by the container's name.
+    fn stored_tensor<'t>(&'t self, name: &'t str) -> Result<StoredTensor<'t>> {
+        match self.made.get(name) {
+            Some((shape, bytes)) => Ok(StoredTensor::new(name, shape.clone(), Encoding::F32, bytes)?),
+            None => self.container.tensor(name).ok_or_else(|| missing(name)),
         }
     }
 

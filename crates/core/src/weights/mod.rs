@@ -3,6 +3,7 @@
 
 mod asked;
 mod checkpoint;
+mod faults;
 mod files;
 mod load;
 mod mxfp4;

@@ -4,6 +4,7 @@ use regex::Regex;
 
 use super::checkpoint::ends_with_part;
 use crate::error::{Error, ErrorKind, Result, list};
+use crate::names::Names;
 
 /// Endings of names, in whole dotted parts, that are buffers in any family: tables that are computed here.
 const BUFFERS: &[&str] = &["rotary_emb.inv_freq"];
@@ -47,9 +48,17 @@ pub(super) fn is_buffer(name: &str, ignored: &[&str]) -> bool {
     BUFFERS.iter().chain(ignored).any(|end| name == *end || ends_with_part(name, end))
 }
 
-/// The other part of the model that a tensor belongs to, by name prefix.
-pub(super) fn part_left_out(name: &str, left_out: &[&'static str]) -> Option<&'static str> {
-    left_out.iter().copied().find(|start| name.starts_with(start))
+/// The start of a tensor's name, if it belongs to another part of the model: a tower, or a layer behind the decoder's.
+pub(super) fn part_left_out<'n>(name: &'n str, names: &Names) -> Option<&'n str> {
+    let starts = |start: &&&str| name.starts_with(**start);
+    if let Some(start) = names.left_out.iter().find(starts) {
+        return Some(&name[..start.len()]);
+    }
+    let (before, after) = names.layer.split_once("{}").filter(|_| !names.further_layers.is_empty())?;
+    let base = name.strip_prefix(names.prefix).unwrap_or(name);
+    let (layer, rest) = base.strip_prefix(before)?.split_once(after)?;
+    let is_further = layer.parse().is_ok_and(|layer: usize| names.further_layers.contains(&layer));
+    is_further.then(|| &name[..name.len() - rest.len()])
 }
 
 /// Sorts unread tensors into those without effect, those accepted with a warning, and the rest.
@@ -58,12 +67,13 @@ pub(super) fn part_left_out(name: &str, left_out: &[&'static str]) -> Option<&'s
 /// Names all the rest.
 pub(super) fn check<'n>(
     names: impl Iterator<Item = &'n str>,
-    (ignored, left_out): (&[&str], &[&'static str]),
+    family: &Names,
     allowed: &Allowed,
 ) -> Result<Vec<String>> {
     let (mut refused, mut let_through, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
     let mut left: Vec<Vec<&str>> = vec![Vec::new(); LEFT_BY_TRAINING.len()];
-    for name in names.filter(|name| !is_buffer(name, ignored) && part_left_out(name, left_out).is_none()) {
+    let is_weight = |name: &&str| !is_buffer(name, family.ignored) && part_left_out(name, family).is_none();
+    for name in names.filter(is_weight) {
         match LEFT_BY_TRAINING.iter().position(|(start, _)| name.starts_with(start)) {
             Some(kind) => left[kind].push(name),
             None if allowed.contains(name) => let_through.push(name),
@@ -103,6 +113,35 @@ pub(super) fn check<'n>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::families;
+
+    fn names(config: &str) -> Names {
+        families::read(&Config::parse(config.as_bytes()).unwrap(), &[]).unwrap().names
+    }
+
+    fn llama() -> Names {
+        names(r#"{"model_type": "llama"}"#)
+    }
+
+    #[test]
+    fn layers_that_predict_further_tokens_are_left_out() {
+        let config =
+            r#"{"model_type": "deepseek_v3", "num_hidden_layers": 61, "num_nextn_predict_layers": 1}"#;
+        let names = names(config);
+        let part = |name| part_left_out(name, &names);
+        assert_eq!(part("model.layers.61.eh_proj.weight"), Some("model.layers.61."));
+        assert_eq!(part("layers.61.mlp.gate.weight"), Some("layers.61."));
+        for kept in [
+            "model.layers.60.mlp.gate.weight",
+            "model.layers.62.eh_proj.weight",
+            "model.layers.6",
+            "lm_head.weight",
+        ] {
+            assert_eq!(part(kept), None, "{kept}");
+        }
+        assert_eq!(part_left_out("model.layers.61.eh_proj.weight", &llama()), None);
+    }
 
     #[test]
     fn a_pattern_means_whole_names() {
@@ -122,10 +161,10 @@ mod tests {
     #[test]
     fn all_offenders_are_named() {
         let names = ["a.weight", "b.weight", "x.rotary_emb.inv_freq", "v_head.summary.bias"];
-        let error = check(names.into_iter(), (&[], &[]), &Allowed::default()).unwrap_err();
+        let error = check(names.into_iter(), &llama(), &Allowed::default()).unwrap_err();
         assert!(error.to_string().contains("tensors `a.weight`, `b.weight` have no place"), "{error}");
         let allowed = Allowed::parse(&["?.weight".into()]).unwrap();
-        let warnings = check(names.into_iter(), (&[], &[]), &allowed).unwrap();
+        let warnings = check(names.into_iter(), &llama(), &allowed).unwrap();
         assert_eq!(warnings.len(), 2);
         assert!(warnings[0].contains("v_head.summary.bias") && warnings[0].contains("value head"));
         assert!(warnings[1].contains("`a.weight`, `b.weight`"));
@@ -137,7 +176,7 @@ mod tests {
         let names = ["a.weight", "x.rotary_emb.inv_freq", "v_head.summary.bias"];
         let patterns = ["a.*", "*.k_scael", "*.inv_freq", "v_head.*"].map(str::to_owned);
         let allowed = Allowed::parse(&patterns).unwrap();
-        let warnings = check(names.into_iter(), (&[], &[]), &allowed).unwrap();
+        let warnings = check(names.into_iter(), &llama(), &allowed).unwrap();
         assert_eq!(
             warnings.last().unwrap(),
             "no surplus tensor is called `*.k_scael`, `*.inv_freq`, `v_head.*`: allowing that changes nothing"

@@ -6,7 +6,7 @@ use easyroutine_files::{Encoding, LastingRows, StoredTensor};
 use easyroutine_kernels as kernels;
 
 use crate::error::Result;
-use crate::names::{Axes, RowOrder, StoredValues};
+use crate::names::{Axes, ColumnGroups, RowOrder, StoredValues};
 
 /// One tensor as the checkpoint would have it.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub(crate) struct Tensor<'a> {
     pub(super) order: RowOrder,
     pub(super) axes: Axes,
     pub(super) values: StoredValues,
+    pub(super) columns: Option<ColumnGroups>,
 }
 
 impl<'a> Tensor<'a> {
@@ -24,7 +25,7 @@ impl<'a> Tensor<'a> {
     pub(super) fn plain(stored: StoredTensor<'a>) -> Self {
         let shape = stored.shape().to_vec();
         let (order, axes, values) = (RowOrder::AsStored, Axes::OutIn, StoredValues::Same);
-        Tensor { parts: vec![stored], shape, order, axes, values }
+        Tensor { parts: vec![stored], shape, order, axes, values, columns: None }
     }
 
     /// The container's name of the first stored tensor.
@@ -95,7 +96,11 @@ impl<'a> Tensor<'a> {
     /// A row in the container's order of axes.
     fn read_stored(&self, row: usize, out: &mut [f32]) -> Result<()> {
         let (part, row) = self.order.place(row, self.parts.len());
-        Ok(self.parts[part].read_row(row, out)?)
+        self.parts[part].read_row(row, out)?;
+        if let Some(columns) = self.columns {
+            columns.undo(out);
+        }
+        Ok(())
     }
 
     /// Numbers from the `first` on, where each has a place of its own.
@@ -168,7 +173,11 @@ impl<'a> Tensor<'a> {
         // A byte of MXFP4 holds two numbers.
         let values = elements * if encoding == Encoding::U8 { 2 } else { 1 };
         let stored = elements * encoding.block_bytes() as u64 / encoding.block_len() as u64;
-        match (dtype, as_multiplied(encoding)) {
+        let multiplied = match keeps_blocks(self.columns, self.row_len(), encoding) {
+            true => as_multiplied(encoding),
+            false => kernels::Encoding::F32,
+        };
+        match (dtype, multiplied) {
             (kernels::Dtype::Bf16, _) => 2 * values,
             (kernels::Dtype::F32, kernels::Encoding::F32) => 4 * values,
             // Their scales of 6 bits take a byte each.
@@ -193,7 +202,8 @@ impl<'a> Tensor<'a> {
             return Ok(TensorRows::Decoded { values: self.read_all()?, width: self.row_len() });
         }
         let parts = self.parts.iter().map(StoredTensor::lasting).collect::<std::result::Result<_, _>>()?;
-        Ok(TensorRows::Stored { parts, order: self.order.clone(), values: self.values })
+        let (order, values, columns) = (self.order.clone(), self.values, self.columns);
+        Ok(TensorRows::Stored { parts, order, values, columns, width: self.row_len() })
     }
 
     /// Releases the file's pages.
@@ -208,7 +218,14 @@ pub(crate) enum TensorRows {
     /// There is no such tensor: then no model is built of it.
     Missing,
     /// In files, which they keep mapped.
-    Stored { parts: Vec<LastingRows>, order: RowOrder, values: StoredValues },
+    Stored {
+        parts: Vec<LastingRows>,
+        order: RowOrder,
+        values: StoredValues,
+        columns: Option<ColumnGroups>,
+        /// Columns of a row.
+        width: usize,
+    },
     /// In memory, because no row is stored as one.
     Decoded { values: Vec<f32>, width: usize },
 }
@@ -223,9 +240,12 @@ impl TensorRows {
     pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
         match self {
             TensorRows::Missing => {}
-            TensorRows::Stored { parts, order, values } => {
+            TensorRows::Stored { parts, order, values, columns, .. } => {
                 let (part, row) = order.place(row, parts.len());
                 parts[part].read(row, out);
+                if let Some(columns) = columns {
+                    columns.undo(out);
+                }
                 values.undo(out);
             }
             TensorRows::Decoded { values, width } => out.copy_from_slice(&values[row * width..][..*width]),
@@ -236,9 +256,11 @@ impl TensorRows {
     pub(crate) fn is_widened(&self) -> bool {
         match self {
             TensorRows::Missing => false,
-            TensorRows::Stored { parts, values, .. } => {
-                let is_decoded =
-                    |part: &LastingRows| as_multiplied(part.encoding()) == kernels::Encoding::F32;
+            TensorRows::Stored { parts, values, columns, width, .. } => {
+                let is_decoded = |part: &LastingRows| {
+                    as_multiplied(part.encoding()) == kernels::Encoding::F32
+                        || !keeps_blocks(*columns, *width, part.encoding())
+                };
                 *values != StoredValues::Same || parts.iter().any(is_decoded)
             }
             TensorRows::Decoded { .. } => true,
@@ -248,8 +270,11 @@ impl TensorRows {
     /// How a row is written, where a product can take it so: the values are those of [`TensorRows::read`].
     pub(crate) fn encoding(&self, row: usize) -> kernels::Encoding {
         match self {
-            TensorRows::Stored { parts, order, values: StoredValues::Same } => {
-                as_multiplied(parts[order.place(row, parts.len()).0].encoding())
+            TensorRows::Stored { parts, order, values: StoredValues::Same, columns, width } => {
+                match parts[order.place(row, parts.len()).0].encoding() {
+                    encoding if keeps_blocks(*columns, *width, encoding) => as_multiplied(encoding),
+                    _ => kernels::Encoding::F32,
+                }
             }
             _ => kernels::Encoding::F32,
         }
@@ -257,9 +282,12 @@ impl TensorRows {
 
     /// One row as stored.
     pub(crate) fn read_stored(&self, row: usize, bytes: &mut [u8]) {
-        if let TensorRows::Stored { parts, order, .. } = self {
+        if let TensorRows::Stored { parts, order, columns, .. } = self {
             let (part, row) = order.place(row, parts.len());
             bytes.copy_from_slice(parts[part].bytes(row));
+            if let Some(columns) = columns {
+                columns.undo(bytes);
+            }
         }
     }
 
@@ -279,6 +307,11 @@ impl TensorRows {
         let spans = spans(parts.len(), rows.clone().map(|row| order.place(row, parts.len())));
         parts.iter().zip(spans).for_each(|(part, span)| span.into_iter().for_each(|span| act(part, span)));
     }
+}
+
+/// Whether the checkpoint's order of columns leaves the blocks of an encoding whole.
+fn keeps_blocks(columns: Option<ColumnGroups>, width: usize, encoding: Encoding) -> bool {
+    columns.is_none_or(|columns| columns.width(width).is_multiple_of(encoding.block_len()))
 }
 
 /// For each part, the smallest range that holds all of its places.

@@ -118,7 +118,11 @@ fn every_projection_and_table_of_every_family_can_be_adapted() {
         for (key, kept) in theirs.iter() {
             let error = relative_error(ours.get(key).unwrap().values(), kept.values());
             // A gated delta rule normalises queries and keys to length 1, which amplifies the rounding of small ones.
-            let allowed = if matches!(case.as_str(), "qwen3_next" | "qwen3_5_text") { 1e-4 } else { 3e-5 };
+            let allowed = if matches!(case.as_str(), "qwen3_next" | "qwen3_5_text" | "qwen3_5_moe_text") {
+                1e-4
+            } else {
+                3e-5
+            };
             assert!(error < allowed, "{case}, {key}: {error:.1e}");
         }
         let plain = draft.load().unwrap();
@@ -138,7 +142,7 @@ fn every_projection_and_table_of_every_family_can_be_adapted() {
         }
         let bf16 = LoadOptions { dtype: Dtype::Bf16, ..LoadOptions::default() };
         let error = relative_error(&logits(&load(&files, &bf16).unwrap()), &logits(&model));
-        let allowed = if case == "qwen3_5_text" { 0.2 } else { 0.1 };
+        let allowed = if case.starts_with("qwen3_5") { 0.2 } else { 0.1 };
         assert!(error < allowed, "{case}, bf16: {error:.1e}");
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use easyroutine::arch::Arch;
-use easyroutine::families::gguf::{Tensors, tensor_names};
+use easyroutine::families::gguf::{Header, Tensors, made, tensor_names};
 use easyroutine::load::{LoadOptions, load, open};
 use easyroutine::names::{Axes, Stored, StoredValues};
 use easyroutine::source::{FilesKind, ModelFiles};
@@ -58,7 +58,7 @@ impl Case {
 
     /// config.json of the fixture with the case's changes, and the tensors that the converter read.
     fn source(&self) -> (Value, Values) {
-        let folder = fixtures().join("tiny").join(&self.name);
+        let folder = fixtures().join("tiny").join(self.json["fixture"].as_str().unwrap_or(&self.name));
         let text = std::fs::read(folder.join("config.json")).unwrap();
         let mut config: Value = serde_json::from_slice(&text).unwrap();
         let changes = self.json["config"].as_object().cloned().unwrap_or_default();
@@ -114,8 +114,14 @@ fn converted(places: &[(String, Stored)], shapes: &Tensors, checkpoint: &Values,
         for (row, numbers) in values.chunks_exact(length).enumerate() {
             let (tensor, at) = stored.order.place(row, stored.tensors.len());
             let (_, to) = file.get_mut(&stored.tensors[tensor]).unwrap();
-            for (to, x) in to[at * length..][..length].iter_mut().zip(numbers) {
-                *to = match stored.values {
+            let to = &mut to[at * length..][..length];
+            let width = stored.columns.map_or(length, |columns| length / (columns.groups * columns.blocks));
+            let column = |i: usize| {
+                let block = stored.columns.map_or(i / width, |columns| columns.place(i / width));
+                block * width + i % width
+            };
+            for (i, x) in numbers.iter().enumerate() {
+                to[column(i)] = match stored.values {
                     StoredValues::Same => *x,
                     StoredValues::PlusOne => x + 1.0,
                     StoredValues::MinusExp => -x.exp(),
@@ -157,7 +163,12 @@ fn written(case: &Case, folder: &Path) -> Values {
     let arch = arch_of(folder);
     let places = tensor_names(case.architecture(), &arch, &case.shapes()).unwrap();
     assert_eq!(places.left_out, 0, "{}", case.name);
-    let used: BTreeSet<&String> = places.tensors.iter().map(|(ours, _)| ours).collect();
+    let shapes = case.shapes();
+    let header =
+        Header { metadata: case.metadata(), tensors: &shapes, rope_divisors: None, rope_factors: None };
+    let made = made(&header, arch.layers.len()).unwrap();
+    let used: BTreeSet<&String> =
+        places.tensors.iter().map(|(ours, _)| ours).chain(made.iter().map(|(ours, ..)| ours)).collect();
     let unused: Vec<&String> = checkpoint.keys().filter(|name| !used.contains(name)).collect();
     assert!(unused.is_empty(), "{}: the file has no {unused:?}", case.name);
     let mut tensors = converted(&places.tensors, &case.shapes(), &checkpoint, &case.name);

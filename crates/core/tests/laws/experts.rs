@@ -8,6 +8,7 @@ use easyroutine::sites::Point;
 use easyroutine::{Batch, Dtype, Model};
 
 use super::{all_points, for_every_model, for_every_variant, two_rows};
+use crate::common::draft::{Draft, Stored};
 use crate::common::taps::{capture, capturing};
 use crate::common::{assert_same_bits, cases, tiny};
 
@@ -81,6 +82,68 @@ fn a_layer_adds_what_its_experts_give_times_their_weights() {
     });
     let layers = cases("tiny").into_iter().map(|case| routed(&tiny(&case)).count());
     assert!(layers.sum::<usize>() > 10, "few layers have experts");
+}
+
+/// The layer and the expert that a tensor belongs to, if experts are stored one by one.
+fn of_expert(name: &str) -> Option<(usize, i64)> {
+    let number = |mark: &str| name.split_once(mark)?.1.split_once('.')?.0.parse::<u32>().ok();
+    Some((number(".layers.")? as usize, i64::from(number(".experts.")?)))
+}
+
+#[test]
+fn a_token_reads_the_weights_of_its_own_experts_alone() {
+    for case in ["deepseek_v3", "mixtral", "nemotron_h", "olmoe", "qwen3_moe"] {
+        let (clean, row) = (tiny(case), vec![vec![7_u32]]);
+        let expected = capture(&clean, &row, all_points(&clean));
+        let used: Vec<(usize, Vec<i64>)> =
+            routed(&clean).map(|(l, .., k)| (l, chosen(&expected, l, k).concat())).collect();
+        let is_unused = |(layer, expert): (usize, i64)| {
+            used.iter().any(|(l, experts)| *l == layer && !experts.contains(&expert))
+        };
+        let mut draft = Draft::of(case);
+        let mut unused = draft.tensors.iter_mut().filter(|(name, _)| of_expert(name).is_some_and(is_unused));
+        let spoilt = unused.by_ref().map(|(_, tensor)| tensor.bytes.fill(0xff)).count();
+        assert!(spoilt > 0, "{case}: every expert is used");
+        let model = draft.load().unwrap();
+        // The third run lays weights out for products.
+        for run in 0..4 {
+            let found = capture(&model, &row, all_points(&model));
+            for layer in 0..clean.arch().layers.len() {
+                let key = format!("resid_out_{layer}");
+                assert_same_bits(
+                    format_args!("{case}, {key}, run {run}"),
+                    values(&found, &key),
+                    values(&expected, &key),
+                );
+            }
+            let logits = [&found, &expected].map(|cache| values(cache, "logits"));
+            assert_same_bits(format_args!("{case}, logits, run {run}"), logits[0], logits[1]);
+        }
+    }
+}
+
+#[test]
+fn experts_in_one_tensor_are_those_stored_one_by_one() {
+    let (clean, case) = (tiny("qwen3_5_moe_text"), "qwen3_5_moe_text");
+    let mut draft = Draft::of(case);
+    for layer in 0..clean.arch().layers.len() {
+        let stem = format!("model.layers.{layer}.mlp.experts");
+        let mut all: [Vec<f32>; 2] = Default::default();
+        let mut take =
+            |name: String| draft.tensors.remove(&name).unwrap_or_else(|| panic!("no {name}")).values();
+        for expert in 0..5 {
+            let [gate, up, down] =
+                ["gate", "up", "down"].map(|part| take(format!("{stem}.{expert}.{part}_proj.weight")));
+            all[0].extend(gate.into_iter().chain(up));
+            all[1].extend(down);
+        }
+        let [gate_up, down] = all;
+        draft.tensors.insert(format!("{stem}.gate_up_proj"), Stored::f32(&[5, 48, 32], gate_up));
+        draft.tensors.insert(format!("{stem}.down_proj"), Stored::f32(&[5, 32, 24], down));
+    }
+    let logits = [clean, draft.load().unwrap()]
+        .map(|model| values(&capture(&model, &two_rows(&model), all_points(&model)), "logits").to_vec());
+    assert_same_bits(case, &logits[0], &logits[1]);
 }
 
 #[test]

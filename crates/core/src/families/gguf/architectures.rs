@@ -1,48 +1,9 @@
 //! Every GGUF architecture that is read. Mistral's and Mixtral's files say `llama`.
 
+use super::architecture::{Architecture, Epsilon};
 use super::configs::{self as config};
 use super::layers::*;
-use super::rules::Rule;
-use super::{Header, metadata::Metadata};
-use crate::error::{Error, ErrorKind, Result};
-use serde_json::{Map, Value};
-
-/// A GGUF architecture that is read.
-#[derive(Debug)]
-pub(super) struct Architecture {
-    /// `general.architecture`.
-    pub(super) name: &'static str,
-    /// `model_type` of the config it becomes.
-    pub(super) model_type: &'static str,
-    /// `architectures` of that config.
-    pub(super) class: &'static str,
-    /// The key of a norm's epsilon in the file and in that config.
-    pub(super) epsilon: Epsilon,
-    /// Keys beyond the common ones.
-    pub(super) config: Keys,
-    /// Names outside the layers.
-    pub(super) outside: &'static [&'static [Rule]],
-    /// What stands before the names of a layer; `{}` is its number.
-    pub(super) prefix: &'static str,
-    /// Names in a layer.
-    pub(super) layer: &'static [&'static [Rule]],
-    /// Where the file has this tensor, these instead.
-    pub(super) variant: Option<(&'static str, &'static [&'static [Rule]])>,
-    /// What the files do not say though the model may have it, as a warning.
-    pub(super) unsaid: Option<&'static str>,
-}
-
-/// What writes the keys beyond the common ones.
-pub(super) type Keys = fn(&Header<'_>, &Metadata, &mut Map<String, Value>) -> Result<()>;
-
-/// The key of a norm's epsilon.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Epsilon {
-    /// `attention.layer_norm_rms_epsilon`, and its name in the config.
-    Rms(&'static str),
-    /// `attention.layer_norm_epsilon`, and its name in the config.
-    Layer(&'static str),
-}
+use super::made::XIELU;
 
 const RMS: Epsilon = Epsilon::Rms("rms_norm_eps");
 const LAYER: Epsilon = Epsilon::Layer("layer_norm_epsilon");
@@ -58,7 +19,20 @@ const LLAMA: Architecture = Architecture {
     prefix: "model.layers.{}.",
     layer: &[TWO_NORMS, TURNED, GATED, BLOCK_SPARSE],
     variant: None,
+    of_metadata: &[],
     unsaid: None,
+};
+
+const NEMOTRON_H: Architecture = Architecture {
+    name: "nemotron_h",
+    model_type: "nemotron_h",
+    class: "NemotronHForCausalLM",
+    epsilon: LAYER,
+    config: config::nemotron_h,
+    outside: &[OUTSIDE_BACKBONE],
+    prefix: "backbone.layers.{}.",
+    layer: &[LAYER_MAMBA2, LAYER_NEMOTRON_H],
+    ..LLAMA
 };
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
@@ -120,6 +94,15 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         config: config::gemma3,
         outside: &[OUTSIDE_PLUS_ONE],
         layer: &[FOUR_NORMS_PLUS_ONE, ATTENTION, QK_NORMS_PLUS_ONE, GATED],
+        ..LLAMA
+    },
+    Architecture {
+        name: "gemma4",
+        model_type: "gemma4_text",
+        class: "Gemma4ForCausalLM",
+        config: config::gemma4,
+        outside: &[OUTSIDE_GEMMA4],
+        layer: &[LAYER_GEMMA4, ATTENTION, QK_NORMS, GATED],
         ..LLAMA
     },
     Architecture {
@@ -385,6 +368,22 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         ..LLAMA
     },
     Architecture {
+        name: "mistral3",
+        model_type: "ministral3",
+        class: "Ministral3ForCausalLM",
+        config: config::mistral3,
+        ..LLAMA
+    },
+    Architecture {
+        name: "apertus",
+        model_type: "apertus",
+        class: "ApertusForCausalLM",
+        config: config::apertus,
+        layer: &[NORMS_APERTUS, ATTENTION, QK_NORMS, GATED],
+        of_metadata: XIELU,
+        ..LLAMA
+    },
+    Architecture {
         name: "arcee",
         model_type: "arcee",
         class: "ArceeForCausalLM",
@@ -460,18 +459,24 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
         layer: &[LAYER_QWEN3NEXT, ATTENTION, QK_NORMS_PLUS_ONE, GATED, EXPERTS, SHARED_EXPERT],
         ..LLAMA
     },
+    Architecture {
+        name: "qwen35",
+        model_type: "qwen3_5_text",
+        class: "Qwen3_5ForCausalLM",
+        config: config::qwen35,
+        outside: &[OUTSIDE_PLUS_ONE],
+        layer: &[LAYER_QWEN35, ATTENTION, QK_NORMS_PLUS_ONE, GATED],
+        ..LLAMA
+    },
+    Architecture {
+        name: "qwen35moe",
+        model_type: "qwen3_5_moe_text",
+        class: "Qwen3_5MoeForCausalLM",
+        config: config::qwen35moe,
+        outside: &[OUTSIDE_PLUS_ONE],
+        layer: &[LAYER_QWEN35, ATTENTION, QK_NORMS_PLUS_ONE, EXPERTS, SHARED_EXPERT],
+        ..LLAMA
+    },
+    NEMOTRON_H,
+    Architecture { name: "nemotron_h_moe", ..NEMOTRON_H },
 ];
-
-/// The architecture of this name.
-///
-/// # Errors
-/// It is not read.
-pub(super) fn by_name(name: &str) -> Result<&'static Architecture> {
-    ARCHITECTURES.iter().find(|a| a.name == name).ok_or_else(|| {
-        let known: Vec<&str> = ARCHITECTURES.iter().map(|a| a.name).collect();
-        let shown: String = name.chars().take(60).collect();
-        let message = format!("GGUF metadata: `general.architecture` \"{shown}\" is not supported");
-        Error::new(ErrorKind::Unsupported, message)
-            .hint(format!("supported: {}; or the model's safetensors", known.join(", ")))
-    })
-}

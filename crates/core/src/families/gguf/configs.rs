@@ -8,6 +8,7 @@ use super::scaling;
 use crate::error::Result;
 
 pub(super) use super::experts::*;
+pub(super) use super::gemma4::gemma4;
 pub(super) use super::recurrences::*;
 
 /// Keys of a decoder whose rotary embedding may be scaled.
@@ -47,6 +48,32 @@ pub(super) fn llama(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> R
     }
     metadata.only("expert_used_count", &[0.0])?;
     biases(header, out);
+    Ok(())
+}
+
+/// Ministral 3, whose queries grow with their position; without that it is Mistral's decoder.
+pub(super) fn mistral3(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
+    let growth = metadata.number("attention.temperature_scale")?.filter(|beta| beta.as_f64() != Some(0.0));
+    let Some(growth) = growth else {
+        out.insert("model_type".into(), "llama".into());
+        out.insert("architectures".into(), json!(["LlamaForCausalLM"]));
+        return llama(header, metadata, out);
+    };
+    metadata.decoder(header, out)?;
+    metadata.head_dim(out)?;
+    scaling::scaling(metadata, out)?;
+    let all = metadata.number("rope.scaling.yarn_log_multiplier")?;
+    let Some(object) = out.get_mut("rope_scaling").filter(|object| object["rope_type"] == "yarn") else {
+        return Err(metadata
+            .own()
+            .unsupported("rope.scaling.type", "yarn beside `attention.temperature_scale`"));
+    };
+    object["llama_4_scaling_beta"] = growth;
+    if let Some(all) = all {
+        // llama.cpp takes the other factor for 1.
+        object["mscale"] = 1.0.into();
+        object["mscale_all_dim"] = all;
+    }
     Ok(())
 }
 
@@ -356,6 +383,15 @@ pub(super) fn smollm3(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) ->
     metadata.whole_heads(out)?;
     biases(header, out);
     out.insert("no_rope_layer_interval".into(), 4.into());
+    Ok(())
+}
+
+pub(super) fn apertus(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
+    base(header, metadata, out)?;
+    metadata.head_dim(out)?;
+    // A file without scaling means none, not the class's own.
+    out.entry("rope_scaling").or_insert_with(|| json!({"rope_type": "default"}));
+    out.insert("attention_bias".into(), header.has("attn_q.bias").into());
     Ok(())
 }
 

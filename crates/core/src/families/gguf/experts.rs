@@ -24,12 +24,12 @@ fn neurons(header: &Header<'_>, metadata: &Metadata, out: Out<'_>, to: &str) -> 
 }
 
 /// That weights of experts are a softmax's or a sigmoid's, where the file says so.
-fn gating(metadata: &Metadata, only: f64) -> Result<()> {
+pub(super) fn gating(metadata: &Metadata, only: f64) -> Result<()> {
     metadata.only("expert_gating_func", &[0.0, only])
 }
 
 const SOFTMAX: f64 = 1.0;
-const SIGMOID: f64 = 2.0;
+pub(super) const SIGMOID: f64 = 2.0;
 
 pub(super) fn mixtral(metadata: &Metadata, out: Out<'_>) -> Result<()> {
     out.insert("model_type".into(), "mixtral".into());

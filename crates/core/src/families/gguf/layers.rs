@@ -88,6 +88,9 @@ pub(super) const NORM_BEFORE: &[Rule] = &[same("attn_norm", "input_layernorm")];
 pub(super) const TWO_NORMS: &[Rule] =
     &[same("attn_norm", "input_layernorm"), same("ffn_norm", "post_attention_layernorm")];
 
+pub(super) const NORMS_APERTUS: &[Rule] =
+    &[same("attn_norm", "attention_layernorm"), same("ffn_norm", "feedforward_layernorm")];
+
 pub(super) const TWO_NORMS_PLUS_ONE: &[Rule] = &[
     rule("attn_norm", "input_layernorm", How::PlusOne),
     rule("ffn_norm", "post_attention_layernorm", How::PlusOne),
@@ -389,4 +392,66 @@ pub(super) const LAYER_QWEN3NEXT: &[Rule] = &[
     rule("ssm_a", "linear_attn.A_log", How::Decays),
     same("ssm_norm", "linear_attn.norm"),
     same("ssm_out", "linear_attn.out_proj"),
+];
+
+/// Qwen3-Next's recurrence with its first projection in four.
+pub(super) const LAYER_QWEN35: &[Rule] = &[
+    rule("attn_norm", "input_layernorm", How::PlusOne),
+    rule("post_attention_norm", "post_attention_layernorm", How::PlusOne),
+    rule("attn_qkv", "linear_attn.in_proj_qkv", How::ValueHeads(&How::Same)),
+    rule("attn_gate", "linear_attn.in_proj_z", How::ValueHeads(&How::Same)),
+    rule("ssm_alpha", "linear_attn.in_proj_a", How::ValueHeads(&How::Same)),
+    rule("ssm_beta", "linear_attn.in_proj_b", How::ValueHeads(&How::Same)),
+    rule("ssm_conv1d.weight", "linear_attn.conv1d.weight", How::ValueHeads(&How::Taps)),
+    rule("ssm_dt.bias", "linear_attn.dt_bias", How::ValueHeads(&How::Vector)),
+    rule("ssm_a", "linear_attn.A_log", How::ValueHeads(&How::Decays)),
+    same("ssm_norm", "linear_attn.norm"),
+    rule("ssm_out", "linear_attn.out_proj", How::ValueColumns),
+];
+
+pub(super) const OUTSIDE_GEMMA4: &[Rule] = &[
+    same("token_embd", "model.embed_tokens"),
+    same("per_layer_token_embd", "model.embed_tokens_per_layer"),
+    same("per_layer_model_proj", "model.per_layer_model_projection"),
+    same("per_layer_proj_norm", "model.per_layer_projection_norm"),
+    same("output_norm", "model.norm"),
+    same("output", "lm_head"),
+];
+
+/// Gemma 4's norms, additional inputs and factors of layers; experts and their router beside the MLP.
+pub(super) const LAYER_GEMMA4: &[Rule] = &[
+    same("attn_norm", "input_layernorm"),
+    same("post_attention_norm", "post_attention_layernorm"),
+    same("ffn_norm", "pre_feedforward_layernorm"),
+    same("post_ffw_norm", "post_feedforward_layernorm"),
+    same("inp_gate", "per_layer_input_gate"),
+    same("proj", "per_layer_projection"),
+    same("post_norm", "post_per_layer_input_norm"),
+    same("layer_output_scale.weight", "layer_scalar"),
+    same("ffn_gate_inp.weight", "router.proj.weight"),
+    same("ffn_gate_inp.scale", "router.scale"),
+    same("ffn_gate_up_exps.weight", "experts.gate_up_proj"),
+    rule("ffn_gate_exps.weight", "experts.gate_up_proj", How::Stacked(0)),
+    rule("ffn_up_exps.weight", "experts.gate_up_proj", How::Stacked(1)),
+    same("ffn_down_exps.weight", "experts.down_proj"),
+    same("ffn_down_exps.scale", "router.per_expert_scale"),
+    same("pre_ffw_norm_2", "pre_feedforward_layernorm_2"),
+    same("post_ffw_norm_1", "post_feedforward_layernorm_1"),
+    same("post_ffw_norm_2", "post_feedforward_layernorm_2"),
+];
+
+/// One norm and one part a layer.
+pub(super) const LAYER_NEMOTRON_H: &[Rule] = &[
+    rule("attn_q", "mixer.q_proj", How::Turned),
+    rule("attn_k", "mixer.k_proj", How::Turned),
+    same("attn_v", "mixer.v_proj"),
+    same("attn_output", "mixer.o_proj"),
+    same("ffn_up", "mixer.up_proj"),
+    same("ffn_down", "mixer.down_proj"),
+    same("ffn_gate_inp", "mixer.gate"),
+    rule("exp_probs_b.bias", "mixer.gate.e_score_correction_bias", How::Vector),
+    rule("ffn_up_exps", "mixer.experts.{}.up_proj", How::Each),
+    rule("ffn_down_exps", "mixer.experts.{}.down_proj", How::Each),
+    same("ffn_up_shexp", "mixer.shared_experts.up_proj"),
+    same("ffn_down_shexp", "mixer.shared_experts.down_proj"),
 ];

@@ -3,7 +3,7 @@
 use serde_json::{Map, Number, Value};
 
 use super::Header;
-use super::architectures::Epsilon;
+use super::architecture::Epsilon;
 use crate::config::Config;
 use crate::error::Result;
 
@@ -46,7 +46,11 @@ impl Metadata {
         }
         // What the file says may be a rule of the converter's: the tensor is as wide as it is.
         let stated = self.size("feed_forward_length")?;
-        let neurons = header.columns("ffn_down").or(stated);
+        let neurons = match header.columns("ffn_down").or(stated) {
+            // Files of experts alone need not say it.
+            None => self.size("expert_feed_forward_length")?,
+            some => some,
+        };
         out.insert(
             "intermediate_size".into(),
             neurons.ok_or_else(|| own.missing("feed_forward_length"))?.into(),
@@ -244,6 +248,18 @@ impl Metadata {
                 Ok(Some(size as usize))
             }
             Some(_) => Err(self.own.unsupported(key, "one size, or 0, for each layer")),
+        }
+    }
+
+    /// A size for each layer: one for all, or a list; zero stands for none.
+    pub(super) fn each(&self, key: &str, layers: usize) -> Result<Option<Vec<usize>>> {
+        let Some(Value::Array(list)) = self.own.value(key) else {
+            return Ok(self.size(key)?.map(|size| vec![size; layers]));
+        };
+        let sizes = list.iter().map(Value::as_u64).map(|n| n.filter(|n| *n < 1 << 28));
+        match sizes.map(|n| n.map(|n| n as usize)).collect::<Option<Vec<usize>>>() {
+            Some(sizes) if sizes.len() >= layers => Ok(Some(sizes)),
+            _ => Err(self.own.wrong(key, &format!("a size, or one for each of {layers} layers"))),
         }
     }
 

@@ -2,10 +2,13 @@
 //! For the keys' meanings see the `gguf` package (`constants.py`), llama.cpp's `convert_hf_to_gguf.py`, transformers'
 //! `integrations/ggml.py` and `modeling_gguf_pytorch_utils.py`.
 
+mod architecture;
 mod architectures;
 mod configs;
 mod experts;
+mod gemma4;
 mod layers;
+mod made;
 mod metadata;
 mod recurrences;
 mod rules;
@@ -17,9 +20,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
-use architectures::{Architecture, by_name};
+use architecture::{Architecture, by_name};
 use metadata::Metadata;
 
+pub use made::Made;
 pub use tensors::{Places, tensor_names};
 
 /// Shapes of a file's tensors, by their names there.
@@ -55,6 +59,11 @@ impl Header<'_> {
     /// What a module gives.
     fn rows(&self, module: &str) -> Option<usize> {
         self.shape(module)?.iter().rev().nth(1).copied()
+    }
+
+    /// What a module of this layer gives.
+    fn rows_in(&self, layer: usize, module: &str) -> Option<usize> {
+        self.tensors.get(&format!("blk.{layer}.{module}.weight"))?.iter().rev().nth(1).copied()
     }
 
     /// Whether a layer has this tensor.
@@ -93,13 +102,21 @@ pub fn config(header: &Header<'_>, allowed: &[String]) -> Result<(Map<String, Va
         ("rope_freqs.weight", header.rope_divisors.is_some()),
         ("rope_factors_long.weight", header.rope_factors.is_some()),
     ] {
-        if is_there && !out.contains_key("rope_scaling") {
+        if is_there && !out.contains_key("rope_scaling") && !gemma4::has_divisors(&out) {
             let name = architecture.name;
             return Err(unsupported(&format!("tensor `{tensor}` is not supported in {name} files")));
         }
     }
     let let_through = metadata.finish(allowed)?;
     Ok((out, let_through))
+}
+
+/// Tensors of the checkpoint that a file with this many layers holds as metadata.
+///
+/// # Errors
+/// The architecture is not read; a key is missing, or has no number for each layer.
+pub fn made(header: &Header<'_>, layers: usize) -> Result<Vec<Made>> {
+    made::made(architecture(header.metadata)?, header, layers)
 }
 
 fn architecture(metadata: &Map<String, Value>) -> Result<&'static Architecture> {

@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::Header;
 use super::configs::{base, multipliers};
-use super::experts::normed_experts;
-use super::metadata::{Metadata, Out, layer_types};
+use super::experts::{SIGMOID, gating, normed_experts};
+use super::metadata::{Metadata, Out, layer_types, n_layers};
 use crate::error::Result;
 
 /// Sizes of a state space under the class's keys; what it has of them.
@@ -51,8 +51,11 @@ fn without_attention(metadata: &Metadata) {
 pub(super) fn mamba(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
     without_attention(metadata);
     let space = Space::read(metadata, out, ["state_size", "conv_kernel"])?;
-    // FalconMamba's norms.
-    metadata.only_flag("ssm.dt_b_c_rms", false)?;
+    if metadata.flag("ssm.dt_b_c_rms")? == Some(true) {
+        // Their epsilon is the class's, which the files do not say.
+        out.insert("model_type".into(), "falcon_mamba".into());
+        out.insert("architectures".into(), json!(["FalconMambaForCausalLM"]));
+    }
     out.insert("intermediate_size".into(), space.inner.into());
     out.insert("time_step_rank".into(), space.heads.into());
     out.insert("expand".into(), space.expansion(out));
@@ -161,6 +164,31 @@ pub(super) fn qwen3next(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) 
     normed_experts(header, metadata, out)?;
     let stated = metadata.size("expert_shared_feed_forward_length")?;
     out.insert("shared_expert_intermediate_size".into(), header.rows("ffn_gate_shexp").or(stated).into());
+    delta(header, metadata, out)
+}
+
+/// Qwen3.5; its three kinds of positions are one in a text.
+pub(super) fn qwen35(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
+    base(header, metadata, out)?;
+    metadata.part_of_head_dim(out)?;
+    metadata.ignore("rope.dimension_sections");
+    delta(header, metadata, out)
+}
+
+/// The same with experts.
+pub(super) fn qwen35moe(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
+    qwen35(header, metadata, out)?;
+    normed_experts(header, metadata, out)?;
+    for key in ["intermediate_size", "mlp_only_layers", "decoder_sparse_step"] {
+        out.remove(key);
+    }
+    let stated = metadata.size("expert_shared_feed_forward_length")?;
+    out.insert("shared_expert_intermediate_size".into(), header.rows("ffn_gate_shexp").or(stated).into());
+    Ok(())
+}
+
+/// A gated delta rule in most layers.
+fn delta(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
     let space = Space::read(metadata, out, ["linear_key_head_dim", "linear_conv_kernel_dim"])?;
     out.insert("linear_num_key_heads".into(), metadata.required("ssm.group_count")?.into());
     out.insert("linear_num_value_heads".into(), space.heads.into());
@@ -169,5 +197,84 @@ pub(super) fn qwen3next(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) 
     metadata.ignore("full_attention_interval");
     metadata.ignore("attention.recurrent_layers");
     layer_types(out, ["full_attention", "linear_attention"], |l| header.has_in(l, "attn_k.weight"));
+    Ok(())
+}
+
+/// One part a layer, which its tensors tell; nothing turns.
+pub(super) fn nemotron_h(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
+    for key in ["rope.dimension_count", "rope.freq_base", "rope.scaling.finetuned"] {
+        metadata.ignore(key);
+    }
+    for (from, to) in [
+        ("attention.head_count", "num_attention_heads"),
+        ("attention.key_length", "head_dim"),
+        ("context_length", "max_position_embeddings"),
+    ] {
+        out.insert(to.into(), metadata.required(from)?.into());
+    }
+    let width = out["head_dim"].clone();
+    if metadata.size("attention.value_length")?.is_some_and(|own| width != own) {
+        return Err(metadata.own().unsupported("attention.value_length", "that of keys"));
+    }
+    let kv = metadata.size_of_some("attention.head_count_kv")?;
+    out.insert(
+        "num_key_value_heads".into(),
+        kv.map_or_else(|| out["num_attention_heads"].clone(), Value::from),
+    );
+    let space = Space::read(metadata, out, ["ssm_state_size", "conv_kernel"])?;
+    out.insert("mamba_num_heads".into(), space.heads.into());
+    out.insert("mamba_head_dim".into(), space.d_head(metadata)?.into());
+    out.insert("n_groups".into(), metadata.required("ssm.group_count")?.into());
+    out.insert("use_conv_bias".into(), header.has("ssm_conv1d.bias").into());
+    out.insert("use_bias".into(), header.has("ssm_in.bias").into());
+    out.insert("mlp_bias".into(), (header.has("ffn_up.bias") || header.has("ffn_up_shexp.bias")).into());
+    let kind = |layer: usize| {
+        let has = |module: &str| header.has_in(layer, &format!("{module}.weight"));
+        match () {
+            () if has("ssm_in") => "linear_attention",
+            () if has("attn_q") => "full_attention",
+            () if has("ffn_gate_inp") => "moe",
+            () => "mlp",
+        }
+    };
+    out.insert("layers_block_type".into(), (0..n_layers(out)).map(kind).collect());
+    let stated = metadata.size_of_some("feed_forward_length")?;
+    if let Some(neurons) = header.rows("ffn_up").or(stated) {
+        out.insert("intermediate_size".into(), neurons.into());
+    }
+    squared_experts(header, metadata, out)
+}
+
+/// Experts without gates.
+fn squared_experts(header: &Header<'_>, metadata: &Metadata, out: Out<'_>) -> Result<()> {
+    gating(metadata, SIGMOID)?;
+    let (count, used) = (metadata.count("expert_count")?, metadata.count("expert_used_count")?);
+    let stated = metadata.count("expert_feed_forward_length")?;
+    let shared = metadata.count("expert_shared_feed_forward_length")?;
+    let (groups, kept) = (metadata.count("expert_group_count")?, metadata.count("expert_group_used_count")?);
+    let beside = metadata.count("expert_shared_count")?;
+    let normed = metadata.flag("expert_weights_norm")?.unwrap_or(false);
+    let scale = metadata.number("expert_weights_scale")?;
+    let latent = metadata.size("moe_latent_size")?;
+    // Files without experts may count some.
+    if !header.has("ffn_gate_inp.weight") {
+        return Ok(());
+    }
+    for (key, size) in [
+        ("n_routed_experts", count),
+        ("num_experts_per_tok", used),
+        ("moe_intermediate_size", header.rows("ffn_up_exps").unwrap_or(stated)),
+        ("moe_shared_expert_intermediate_size", header.rows("ffn_up_shexp").unwrap_or(shared)),
+        ("n_shared_experts", beside.max(1)),
+        ("n_group", groups.max(1)),
+        ("topk_group", kept.max(1)),
+    ] {
+        out.insert(key.into(), size.into());
+    }
+    out.insert("norm_topk_prob".into(), normed.into());
+    out.insert("routed_scaling_factor".into(), scale.unwrap_or_else(|| 1.0.into()));
+    if let Some(latent) = latent {
+        out.insert("moe_latent_size".into(), latent.into());
+    }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! What a tensor of a GGUF file is in the safetensors checkpoint: llama.cpp's converter undone (`conversion/*.py`).
 
-use super::architectures::Architecture;
+use super::architecture::Architecture;
 use crate::arch::{Arch, State};
-use crate::names::{Axes, RowOrder, Span, Stored, StoredValues};
+use crate::names::{Axes, ColumnGroups, RowOrder, Span, Stored, StoredValues};
 
 /// What a module or tensor of the file is called in the checkpoint, and how it differs.
 #[derive(Debug)]
@@ -53,6 +53,11 @@ pub(super) enum How {
     KeysAndValues(usize),
     /// Queries, keys and values (0) or gates (1) of a gated delta rule, to be one key head after another.
     KeyHeads(usize),
+    /// The value heads of a gated delta rule are the first of each key head, then the second of each, and so on; to be
+    /// all of one key head, then all of the next. Rows, last if there are others, or numbers; the rest is as stated.
+    ValueHeads(&'static How),
+    /// The same of columns.
+    ValueColumns,
 }
 
 impl How {
@@ -166,17 +171,20 @@ pub(super) fn stored(how: How, arch: &Arch, parts: &[(usize, &str, &[usize])]) -
             with(vec![heads * (keys + values), rank], RowOrder::KeysAndValues { keys, values, rank })
         }
         How::KeyHeads(_) => key_heads(arch, parts)?,
+        How::ValueHeads(how) => value_heads(arch, stored(*how, arch, parts)?, *shape.first()?)?,
+        How::ValueColumns => {
+            let (keys, _, values, d_value) = delta(arch)?;
+            let columns = *shape.last()?;
+            let groups = ColumnGroups { groups: keys, blocks: values.checked_div(keys)? };
+            let fits = columns == values * d_value && groups.groups * groups.blocks == values;
+            fits.then(|| Stored { columns: (groups.blocks > 1).then_some(groups), ..plain(parts) })?
+        }
     })
 }
 
 fn plain(parts: &[(usize, &str, &[usize])]) -> Stored {
-    Stored {
-        tensors: parts.iter().map(|(_, name, _)| (*name).to_owned()).collect(),
-        shape: None,
-        order: RowOrder::AsStored,
-        axes: Axes::OutIn,
-        values: StoredValues::Same,
-    }
+    let tensors = parts.iter().map(|(_, name, _)| (*name).to_owned()).collect();
+    Stored { tensors, ..Stored::plain("") }
 }
 
 fn vector(parts: &[(usize, &str, &[usize])], numbers: usize) -> Stored {
@@ -219,11 +227,7 @@ fn regrouped(
 /// What a gated delta rule reads, one key head after another: its query, its key, its values, their gates.
 fn key_heads(arch: &Arch, parts: &[(usize, &str, &[usize])]) -> Option<Stored> {
     let (&[mixed, width], &[gates, other]) = (parts[0].2, parts[1].2) else { return None };
-    let delta = |state: State| match state {
-        State::Delta { key_heads, d_key, .. } => Some((key_heads, d_key)),
-        _ => None,
-    };
-    let (heads, size) = arch.layers.iter().find_map(|layer| delta(layer.recurrence?.state))?;
+    let (heads, size, ..) = delta(arch)?;
     let (keys, value) = (heads * size, gates.checked_div(heads)?);
     if width != other || value * heads != gates || mixed != 2 * keys + gates {
         return None;
@@ -241,4 +245,38 @@ fn key_heads(arch: &Arch, parts: &[(usize, &str, &[usize])]) -> Option<Stored> {
         order: RowOrder::Spans(spans.into()),
         ..plain(parts)
     })
+}
+
+/// Key heads of a gated delta rule and their width, value heads and theirs.
+fn delta(arch: &Arch) -> Option<(usize, usize, usize, usize)> {
+    let of = |state: State| match state {
+        State::Delta { key_heads, d_key, value_heads, d_value } => {
+            Some((key_heads, d_key, value_heads, d_value))
+        }
+        _ => None,
+    };
+    arch.layers.iter().find_map(|layer| of(layer.recurrence?.state))
+}
+
+/// A tensor with its rows of value heads in the checkpoint's order: one row a head, or its width, or these after the rows
+/// of queries and keys.
+fn value_heads(arch: &Arch, stored: Stored, rows: usize) -> Option<Stored> {
+    let (keys, d_key, values, d_value) = delta(arch)?;
+    let share = values.checked_div(keys).filter(|share| share * keys == values)?;
+    let (before, width) = match rows {
+        rows if rows == values => (0, 1),
+        rows if rows == values * d_value => (0, d_value),
+        rows if rows == 2 * keys * d_key + values * d_value => (2 * keys * d_key, d_value),
+        _ => return None,
+    };
+    if share == 1 {
+        return Some(stored);
+    }
+    let span = |value: usize| {
+        let from = value % share * keys + value / share;
+        Span { at: before + value * width, tensor: 0, from: before + from * width }
+    };
+    let first = (before > 0).then_some(Span { at: 0, tensor: 0, from: 0 });
+    let spans: Vec<Span> = first.into_iter().chain((0..values).map(span)).collect();
+    Some(Stored { order: RowOrder::Spans(spans.into()), ..stored })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Tensors;
-use super::architectures::{Architecture, by_name};
+use super::architecture::{Architecture, by_name};
 use super::rules::{How, Rule, stored};
 use crate::arch::Arch;
 use crate::error::{Error, ErrorKind, Result, list};

@@ -237,6 +237,21 @@ fn a_part_of_a_head_that_is_odd_is_refused_where_transformers_fails() {
 }
 
 #[test]
+fn shared_keys_without_inputs_of_layers_are_refused_as_transformers_does_not_run_them() {
+    let wanted = ["num_kv_shared_layers", "hidden_size_per_layer_input"];
+    refused("gemma4_text", json!({"hidden_size_per_layer_input": 0}), &wanted);
+    accepted("gemma4_text", json!({"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0}));
+}
+
+#[test]
+fn a_gate_that_the_class_always_has_may_be_named() {
+    accepted("qwen3_5_text", json!({"attn_output_gate": true, "output_gate_type": "swish"}));
+    let other = json!({"attn_output_gate": false, "output_gate_type": "sigmoid"});
+    refused("qwen3_5_text", other, &["attn_output_gate", "output_gate_type"]);
+    accepted("nemotron_h", json!({"norm_eps": 1e-5, "partial_rotary_factor": 1.0, "attention_head_dim": 12}));
+}
+
+#[test]
 fn bytes_that_are_no_config_are_refused() {
     for text in
         ["", "[]", "null", "{\"model_type\": \"llama\"", "{\"model_type\": \"llama\", \"rms_norm_eps\": NaN}"]
