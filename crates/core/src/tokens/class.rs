@@ -27,11 +27,13 @@ pub(super) enum Class {
 pub(super) struct Clues<'a> {
     /// `model_type` of config.json.
     pub(super) model_type: Option<&'a str>,
+    /// `model_name` of config.json, which may stand for the type.
+    pub(super) model_name: Option<&'a str>,
     /// `tokenizer_class` of tokenizer_config.json.
     pub(super) configured: Option<&'a str>,
     /// `tokenizer_class` of config.json.
     pub(super) of_model: Option<&'a str>,
-    /// Whether tokenizer_config.json names custom Python code (`auto_map`).
+    /// Whether tokenizer_config.json names custom Python code for the tokenizer (`auto_map`).
     pub(super) has_code: bool,
     /// Whether `"ByteLevel"` occurs anywhere in tokenizer.json.
     pub(super) byte_level: bool,
@@ -42,7 +44,8 @@ impl Class {
     /// mistral-common and without running code from the folder.
     pub(super) fn of(clues: &Clues<'_>) -> Class {
         let registered = clues.model_type.and_then(registered);
-        let distrusted = clues.model_type.is_some_and(|name| words(DISTRUSTED).any(|word| word == name));
+        let names = [clues.model_type, clues.model_name];
+        let distrusted = words(DISTRUSTED).any(|word| names.contains(&Some(word)));
         let stated = clues.configured.or(clues.of_model).map(without_fast);
         if let Some(stated) = stated.filter(|_| !clues.has_code) {
             if stated == "LlamaTokenizer" && !distrusted && clues.byte_level {

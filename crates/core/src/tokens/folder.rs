@@ -32,6 +32,7 @@ impl Tokenizer {
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let settings = Settings::read(folder)?;
+        settings.refuse_versions()?;
         let whole = folder.join("tokenizer.json");
         let written = whole.exists().then(|| read(&whole)).transpose()?;
         let class = settings.class(written.as_deref());
@@ -118,15 +119,39 @@ impl Settings {
             object.get(key).and_then(Value::as_str).map(str::to_owned)
         };
         let of_model = text(&self.model, "tokenizer_class");
-        let (model_type, configured) =
-            (text(&self.model, "model_type"), text(&self.config, "tokenizer_class"));
+        let [model_type, model_name] = ["model_type", "model_name"].map(|key| text(&self.model, key));
+        let configured = text(&self.config, "tokenizer_class");
+        // Code for a processor or a model says nothing about the tokenizer.
+        let has_code = match self.config.get("auto_map") {
+            Some(Value::Object(classes)) => {
+                classes.get("AutoTokenizer").is_some_and(|class| !class.is_null())
+            }
+            Some(of_tokenizer) => of_tokenizer.is_array(),
+            None => false,
+        };
         Class::of(&Clues {
             model_type: model_type.as_deref(),
+            model_name: model_name.as_deref(),
             configured: configured.as_deref(),
             of_model: of_model.as_deref(),
-            has_code: self.config.contains_key("auto_map"),
+            has_code,
             byte_level: written.is_some_and(|bytes| contains(bytes, b"\"ByteLevel\"")),
         })
+    }
+
+    /// Refuses a tokenizer.json in whose place transformers reads the file of a version.
+    fn refuse_versions(&self) -> Result<()> {
+        let key = "fast_tokenizer_files";
+        let files = self.config.get(key).and_then(Value::as_array).into_iter().flatten();
+        match files.filter_map(Value::as_str).find(|file| is_read_instead(file)) {
+            None => Ok(()),
+            Some(file) => {
+                let message =
+                    format!("`{key}` names `{file}`, which transformers reads in place of tokenizer.json");
+                let hint = format!("copy {file} over tokenizer.json and remove `{key}`");
+                Err(Error::new(ErrorKind::Unsupported, message).at("tokenizer_config.json").hint(hint))
+            }
+        }
     }
 
     /// Sides and lengths: from the settings, else from tokenizer.json's padding and truncation, else the class's
@@ -227,6 +252,15 @@ impl Merged {
         let hidden: Vec<AddedToken> = hidden.map(|token| AddedToken { special: true, ..token }).collect();
         guarded("add the tokens of tokenizer_config.json", || backend.add_tokens(hidden).map(|_| ()))
     }
+}
+
+/// Whether transformers 5.24 reads this file in place of tokenizer.json: `tokenizer.VERSION.json` of that version or an
+/// earlier one. A version that is no number counts too, since transformers refuses it.
+fn is_read_instead(file: &str) -> bool {
+    let Some((_, rest)) = file.split_once("tokenizer.") else { return false };
+    let Some((version, _)) = rest.rsplit_once(".json") else { return false };
+    let numbers: Option<Vec<u32>> = version.split('.').map(|part| part.parse().ok()).collect();
+    numbers.is_none_or(|numbers| numbers[..] < [5, 24, 1][..])
 }
 
 fn contains(bytes: &[u8], wanted: &[u8]) -> bool {

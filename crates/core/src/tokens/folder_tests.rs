@@ -112,3 +112,22 @@ fn a_folder_reads_as_auto_tokenizer_reads_it() {
     wrong.truncate(6);
     assert!(wrong.is_empty(), "{total} folders read otherwise:\n{}", wrong.join("\n"));
 }
+
+#[test]
+fn a_tokenizer_of_another_version_is_not_passed_over() {
+    let fixture = fixture();
+    let read = |files: Value| {
+        let config = json!({"fast_tokenizer_files": files});
+        let case = json!({"base": "bytes", "patch": {}, "files": {"tokenizer_config.json": config}});
+        Tokenizer::from_folder(folder(&fixture["bases"], &case).path()).map(|_| ()).map_err(|e| e.to_string())
+    };
+    // transformers 5.24 reads those up to its own version.
+    for file in ["tokenizer.4.0.0.json", "tokenizer.5.24.0.json", "tokenizer.5.json", "tokenizer.new.json"] {
+        let error = read(json!([file, "tokenizer.json"])).unwrap_err();
+        assert!(error.contains(&format!("`fast_tokenizer_files` names `{file}`")), "{error}");
+    }
+    for file in ["tokenizer.json", "tokenizer.5.25.0.json", "tokenizer.6.json", "tokenizer_config.json"] {
+        read(json!([file])).unwrap();
+    }
+    read(Value::Null).unwrap();
+}

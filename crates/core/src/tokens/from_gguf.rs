@@ -80,6 +80,14 @@ impl Tokenizer {
         vocabulary.add_tokens(&mut backend, &named)?;
         let adds_bos = gguf.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(adds_bos);
         let adds_eos = gguf.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+        for (adds, role) in [(adds_bos, "bos"), (adds_eos, "eos")] {
+            if adds && named.get(&format!("{role}_token")).is_none() {
+                warnings.push(format!(
+                    "the file names no `tokenizer.ggml.{role}_token_id`, so that none is added, although \
+                     `tokenizer.ggml.add_{role}_token` (true by default in such files) asks for one"
+                ));
+            }
+        }
         let template = named::template(&named, &backend, adds_bos, adds_eos)?;
         backend.with_post_processor(Some(template));
 

@@ -104,14 +104,11 @@ impl Settings {
         } else {
             stated.extend(self.map.iter().map(|(key, value)| (key.as_str(), value)));
         }
-        let extra = self.extra(class)?;
+        let Extra { marked, all: extra } = self.extra(class)?;
         if !self.has_decoder() {
-            // Special tokens without a role, under their older name in special_tokens_map.json, are ignored here.
-            let older = self.map.get("additional_special_tokens").is_some();
-            let extra: &[Named] = if older && !self.lists_extra() { &[] } else { &extra };
             let special = |token: &str| {
                 let has_role = |role: &&str| stated.get(role).and_then(|v| content(v)) == Some(token);
-                ROLES.iter().any(has_role) || extra.iter().any(|named| named.text() == token)
+                ROLES.iter().any(has_role) || marked.iter().any(|named| named.text() == token)
             };
             for (token, id) in &self.added {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
@@ -137,75 +134,108 @@ impl Settings {
             let found = listed.values().find(|token| token.content == named.text());
             found.map_or(named, |token| Named::Token(token.clone()))
         };
+        let padding = file.and_then(|file| file.get_padding()).filter(|_| !class.decides_padding_token());
+        let default = |role: &str| match (role, padding) {
+            ("pad_token", Some(padding)) => Some(padding.pad_token.as_str()),
+            _ => class.default_roles().iter().find(|(of, _)| *of == role).map(|(_, token)| *token),
+        };
         let mut roles = IndexMap::new();
         for role in ROLES {
-            let default = class.default_roles().iter().find(|(of, _)| *of == role);
             let named = match stated.get(role) {
                 Some(Value::Null) => None,
                 Some(value) => Some(known(
                     named(value)
                         .ok_or_else(|| wrong(format!("`{role}` is {value}, neither a token nor null")))?,
                 )),
-                None => default.map(|(_, token)| Named::Text((*token).to_owned())),
+                None => default(role).map(|token| Named::Text(token.to_owned())),
             };
             roles.extend(named.map(|named| (role.to_owned(), named)));
-        }
-        let padding = file.and_then(|file| file.get_padding());
-        if let Some(padding) =
-            padding.filter(|_| !stated.contains_key("pad_token") && !class.decides_padding_token())
-        {
-            roles.insert("pad_token".to_owned(), Named::Text(padding.pad_token.clone()));
         }
         for (role, token) in class.default_roles().iter().filter(|(role, _)| !ROLES.contains(role)) {
             roles.insert((*role).to_owned(), Named::Text((*token).to_owned()));
         }
-        let own = stated.iter().filter(|(key, _)| key.ends_with("_token") && !ROLES.contains(key));
-        roles.extend(own.filter_map(|(key, value)| Some(((*key).to_owned(), named(value)?))));
-        for key in ["extra_special_tokens", "model_specific_special_tokens"] {
-            let own = stated.get(key).and_then(|value| value.as_object()).into_iter().flatten();
-            roles.extend(own.filter_map(|(role, value)| Some((role.clone(), named(value)?))));
-        }
+        roles.extend(self.own_roles());
         Ok(roles)
     }
 
-    /// Whether tokenizer_config.json, or the present name, lists special tokens without a role.
-    fn lists_extra(&self) -> bool {
-        let [key, older] = ["extra_special_tokens", "additional_special_tokens"];
-        self.config.contains_key(key) || self.config.contains_key(older) || self.map.contains_key(key)
+    /// Roles of the model's own, such as `image_token`. A later entry of the same role wins.
+    fn own_roles(&self) -> Vec<(String, Named)> {
+        let [extra, model_specific] = ["extra_special_tokens", "model_specific_special_tokens"];
+        let of = |file: &Map<String, Value>, key: &str| file.get(key).and_then(Value::as_object).cloned();
+        let is_own = |key: &str| key.ends_with("_token") && !ROLES.contains(&key);
+        let own = |file: &Map<String, Value>, is_text: fn(&Value) -> bool| -> Map<String, Value> {
+            let own = file.iter().filter(|(key, value)| is_own(key) && is_text(value));
+            own.map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        // transformers gathers the roles that tokenizer_config.json spells as texts under `model_specific_special_tokens`,
+        // in place of what stands there.
+        let mut gathered = own(&self.config, Value::is_string);
+        gathered.extend(of(&self.config, extra).unwrap_or_default());
+        if gathered.is_empty() {
+            gathered = of(&self.config, model_specific).unwrap_or_default();
+        }
+        let mut all = vec![own(&self.config, |value| !value.is_string())];
+        if !self.has_decoder() {
+            all.push(own(&self.map, |_| true));
+            gathered = of(&self.map, model_specific).unwrap_or(gathered);
+            gathered.extend(of(&self.map, extra).unwrap_or_default());
+        }
+        all.push(gathered);
+        let entries = all.into_iter().flatten();
+        entries.filter_map(|(role, value)| Some((role, named(&value)?))).collect()
     }
 
     /// Special tokens without a role.
-    fn extra(&self, class: Class) -> Result<Vec<Named>> {
+    fn extra(&self, class: Class) -> Result<Extra> {
         let [key, older] = ["extra_special_tokens", "additional_special_tokens"];
-        let filled = |value: &&Value| match value {
+        let is_filled = |value: &Value| match value {
             Value::Array(tokens) => !tokens.is_empty(),
             Value::Object(tokens) => !tokens.is_empty(),
             _ => false,
         };
-        // An object assigns roles to its tokens.
-        let config = self.config.get(key).filter(|value| !value.is_object());
-        let config = config.filter(filled).or(self.config.get(older)).or(config);
-        let mut tokens = match config {
-            Some(value) => Some(tokens_of(value, key)?),
-            None => None,
+        let present = self.config.get(key);
+        let (mut tokens, mut left) = match (present, self.config.get(older)) {
+            (Some(present), Some(older)) if !is_filled(present) => (Some(tokens_of(older, key)?), None),
+            (None, Some(older)) => (Some(tokens_of(older, key)?), None),
+            // An object assigns roles to its tokens.
+            (Some(Value::Object(_)), older) => (None, older),
+            (Some(present), older) => (Some(tokens_of(present, key)?), older),
+            (None, None) => (None, None),
         };
         if !self.has_decoder() {
-            if let Some(value) = self.map.get(key).filter(|value| value.is_array()) {
-                let tokens = tokens.get_or_insert_default();
-                for token in tokens_of(value, key)? {
-                    if !tokens.contains(&token) {
-                        tokens.push(token);
+            match self.map.get(key) {
+                Some(Value::Object(_)) => tokens = None,
+                Some(value @ Value::Array(_)) => {
+                    let tokens = tokens.get_or_insert_default();
+                    for token in tokens_of(value, key)? {
+                        if !tokens.contains(&token) {
+                            tokens.push(token);
+                        }
                     }
                 }
-            } else if let (None, Some(value)) = (&tokens, self.map.get(older)) {
-                tokens = Some(tokens_of(value, older)?);
+                _ => {}
             }
+            left = self.map.get(older).or(left);
         }
-        Ok(tokens.unwrap_or_else(|| {
-            let own = class.default_roles().iter().filter(|(role, _)| !ROLES.contains(role));
-            own.map(|(_, token)| Named::Text((*token).to_owned())).collect()
-        }))
+        let marked = tokens.clone().unwrap_or_default();
+        let all = match (tokens, left) {
+            (Some(tokens), _) => tokens,
+            (None, Some(left)) => tokens_of(left, older)?,
+            (None, None) => {
+                let own = class.default_roles().iter().filter(|(role, _)| !ROLES.contains(role));
+                own.map(|(_, token)| Named::Text((*token).to_owned())).collect()
+            }
+        };
+        Ok(Extra { marked, all })
     }
+}
+
+/// Special tokens without a role.
+struct Extra {
+    /// Those by which transformers knows that a token of added_tokens.json is special: it has read the older name for
+    /// them only where the present one is not in use.
+    marked: Vec<Named>,
+    all: Vec<Named>,
 }
 
 fn tokens_of(value: &Value, key: &str) -> Result<Vec<Named>> {

@@ -101,6 +101,23 @@ fn sentence_piece_ids_follow_the_scores_and_the_architecture() {
 }
 
 #[test]
+fn a_token_that_is_asked_for_and_not_named_is_warned_of() {
+    let mut gguf = gguf("pieces");
+    let is_said = |gguf: &Gguf, key: &str| {
+        Tokenizer::from_gguf(gguf).unwrap().warnings().iter().any(|warning| warning.contains(key))
+    };
+    let [bos, eos] = ["bos", "eos"].map(|role| format!("tokenizer.ggml.{role}_token_id"));
+    set(&mut gguf, "tokenizer.ggml.add_eos_token", Value::Bool(true));
+    assert!(!is_said(&gguf, &bos) && !is_said(&gguf, &eos));
+    gguf.metadata.remove(&eos);
+    assert!(!is_said(&gguf, &bos) && is_said(&gguf, &eos));
+    gguf.metadata.remove(&bos);
+    assert!(is_said(&gguf, &bos));
+    set(&mut gguf, "tokenizer.ggml.add_bos_token", Value::Bool(false));
+    assert!(!is_said(&gguf, &bos));
+}
+
+#[test]
 fn a_saved_tokenizer_reads_to_the_same_ids() {
     for name in ["bytes", "pieces", "gemma"] {
         let folder = tempfile::tempdir().unwrap();

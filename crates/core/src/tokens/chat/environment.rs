@@ -99,6 +99,7 @@ fn add_filters(environment: &mut Environment<'_>) {
             pay(state, 64 * text.len())?;
             Ok(text.chars().map(Value::from).collect())
         }
+        None if value.is_none() => Err(refuse("a `for` runs over none, which is not iterable")),
         None => Ok::<_, JinjaError>(value),
     });
     environment.add_filter("python_macro", macros::wrapped);

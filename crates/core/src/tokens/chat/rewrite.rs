@@ -1,5 +1,6 @@
 //! Rewrites what Jinja2 understands and minijinja does not, and limits a template's text.
 //!
+//! - `\r\n` and `\r` become `\n`, the line end that Jinja2 writes for each.
 //! - `{% generation %}…{% endgeneration %}`, with which transformers marks answers, becomes a scope, `{% with %}`.
 //! - `a % b`, for numbers or for a format and its values, becomes a call of the filter `python_modulo`; `a + b` and `a
 //!   * b`, which minijinja does not bound when they make lists, become `python_add` and `python_multiply`.
@@ -7,7 +8,7 @@
 //! - A macro that reads `varargs` or `kwargs` gets parameters with these names and, after its end, `{% set name =
 //!   name|python_macro %}`, which fills them.
 //! - The sequence of `{% for … in value %}` passes through the filter `characters`: for a string, minijinja does not
-//!   know which character is the last.
+//!   know which character is the last; none, which it walks as an empty list, is refused.
 //! - String escapes that Python reads differently are rewritten for minijinja: `escapes`.
 //! - After each tag that could start a long run, such as `{% for … %}`, comes `{% if 0|end_in_time %}`: the filter ends
 //!   a rendering that is no longer awaited.
@@ -60,6 +61,14 @@ pub(super) fn rewrite(template: &str) -> Result<Cow<'_, str>, String> {
     if template.len() > LONGEST {
         return Err(format!("it has {} bytes; {LONGEST} is the limit", template.len()));
     }
+    Ok(match template.contains('\r') {
+        true => rewrite_lines(&template.replace("\r\n", "\n").replace('\r', "\n"))?.into_owned().into(),
+        false => rewrite_lines(template)?,
+    })
+}
+
+/// As [`rewrite`], for a text whose lines end in `\n`.
+fn rewrite_lines(template: &str) -> Result<Cow<'_, str>, String> {
     let mut changes = Vec::new();
     let mut macros: Vec<OpenMacro<'_>> = Vec::new();
     let mut alternatives = 0;

@@ -80,11 +80,16 @@ impl ChatTemplates {
         Ok(found)
     }
 
-    /// The templates in tokenizer_config.json: one, or a list of named ones.
+    /// The templates in tokenizer_config.json: one, a list of named ones, or an object of these.
     fn configured(value: &Value) -> Self {
         let mut found = ChatTemplates::of(value.as_str().map(str::to_owned));
         for entry in value.as_array().map(Vec::as_slice).unwrap_or_default() {
             if let (Some(name), Some(text)) = (entry["name"].as_str(), entry["template"].as_str()) {
+                found.insert(name, text.to_owned());
+            }
+        }
+        for (name, text) in value.as_object().into_iter().flatten() {
+            if let Some(text) = text.as_str() {
                 found.insert(name, text.to_owned());
             }
         }

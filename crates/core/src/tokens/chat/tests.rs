@@ -160,6 +160,10 @@ fn the_template_is_chosen_as_transformers_chooses_it() {
     let error =
         with_templates(read()).chat(&[Message::new("user", "Hi")], &ChatOptions::default()).unwrap_err();
     assert!(error.hint_text().unwrap().contains("`rag`, `tool_use`"), "{error}");
+    // An object of named ones, too, as transformers reads it.
+    let named = json!({"chat_template": {"default": "d", "rag": "r"}});
+    let named = ChatTemplates::read(folder.path(), named.as_object().unwrap(), |_| unreachable!()).unwrap();
+    assert_eq!(named.iter().collect::<Vec<_>>(), [("default", "d"), ("rag", "r")]);
     // A file next to the model overrides its settings.
     std::fs::create_dir(at("additional_chat_templates")).unwrap();
     std::fs::write(at("additional_chat_templates/short.jinja"), "s").unwrap();
