@@ -53,9 +53,14 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// Processes the h of the features from `first` on.
-    pub(crate) fn take(&mut self, activation: &Activation, n_features: usize, first: usize, h: &[f32]) {
-        let numbered = h.iter().enumerate().map(|(i, h)| (first + i, *h));
+    /// Processes features with their h, in ascending order. A feature whose h cannot be chosen may be left out, but not
+    /// for `GroupMax`.
+    pub(crate) fn take(
+        &mut self,
+        activation: &Activation,
+        n_features: usize,
+        numbered: impl Iterator<Item = (usize, f32)>,
+    ) {
         match activation {
             Activation::Relu => {
                 self.kept.extend(numbered.filter(|(_, h)| *h > 0.0).map(|(i, h)| (i as u32, h)))

@@ -1,23 +1,20 @@
 //! One encoder with its decoder.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use easyroutine::{Cpu, Dtype, Error, ErrorKind, Result};
 use easyroutine_kernels::{PackedMatrix, Rows, RowsMut};
 
-use crate::activation::{Activation, Choice};
-use crate::features::{Features, check_feature};
+use crate::activation::Activation;
+use crate::encode::PackedEncoder;
+use crate::features::check_feature;
 use crate::norm::{Norm, Undo};
 use crate::place::Place;
 use crate::tensors::Matrix;
 
-/// Features multiplied at a time.
-const CHUNK: usize = 4096;
-/// Limit on the numbers of the array between product and selection.
+/// Numbers of a matrix that are checked together.
 const BLOCK: usize = 1 << 22;
-/// Limit on the numbers of an encoder kept packed, 1 GiB; each call reads a larger one from its file.
-const KEPT: usize = 1 << 28;
 
 /// An encoder at one place and its decoder: a sparse autoencoder, or, if it writes elsewhere, a transcoder.
 #[derive(Debug)]
@@ -44,7 +41,7 @@ pub struct Layer {
     pub(crate) rescales: bool,
     /// `[D_out, D_in]`: the direct contribution of x.
     pub(crate) skip: Option<Matrix>,
-    pub(crate) packed: Mutex<Vec<Option<Arc<PackedMatrix>>>>,
+    pub(crate) packed: PackedEncoder,
     pub(crate) packed_skip: OnceLock<PackedMatrix>,
     pub(crate) row_norms: OnceLock<Vec<f32>>,
 }
@@ -88,59 +85,6 @@ impl Layer {
     /// The normalisation before encoding.
     pub fn norm(&self) -> Norm {
         self.norm
-    }
-
-    /// Encodes vectors. A vector's features have the same bits whatever other vectors come with it.
-    ///
-    /// # Shapes
-    /// x: `[T, D_in]`; result: T tokens of F' features.
-    ///
-    /// # Errors
-    /// If vectors have another width, or vectors or weights are not finite.
-    pub fn encode(&self, cpu: &Cpu, x: Rows<'_>) -> Result<Features> {
-        let (n, width) = (x.n_rows(), self.d_in());
-        self.check_width(x, width)?;
-        let mut read = vec![0.0; n * width];
-        for (row, out) in read.chunks_exact_mut(width).enumerate() {
-            if x.row(row).iter().any(|x| !x.is_finite()) {
-                return Err(Error::input(format!(
-                    "vector {row} at `{}` holds NaN or infinity",
-                    self.reads.text()
-                )));
-            }
-            self.norm.apply(x.row(row), out)?;
-            if self.subtracts_bias {
-                out.iter_mut().zip(&self.decoder_bias).for_each(|(x, bias)| *x -= bias);
-            }
-        }
-        let norms = if self.rescales { self.row_norms()? } else { &[] };
-        let choices: Vec<Mutex<Choice>> = (0..n).map(|_| Mutex::default()).collect();
-        for start in (0..self.n_features()).step_by(CHUNK) {
-            let chunk = start..self.n_features().min(start + CHUNK);
-            let weights = self.pack(cpu, chunk.clone())?;
-            let bias = self.encoder_bias.get(chunk.clone());
-            for rows in pieces(n, (BLOCK / chunk.len()).max(1)) {
-                let mut h = vec![0.0; rows.len() * chunk.len()];
-                let x = Rows::dense(&read[rows.start * width..rows.end * width], rows.len(), width);
-                cpu.matmul(x, &weights, bias, RowsMut::dense(&mut h, rows.len(), chunk.len()));
-                cpu.for_each(rows.len(), |row| {
-                    let mut choice = choices[rows.start + row].lock().unwrap_or_else(PoisonError::into_inner);
-                    let h = &h[row * chunk.len()..][..chunk.len()];
-                    if norms.is_empty() {
-                        choice.take(&self.activation, self.n_features(), chunk.start, h);
-                    } else {
-                        let h: Vec<f32> =
-                            h.iter().zip(&norms[chunk.clone()]).map(|(h, norm)| h * norm).collect();
-                        choice.take(&self.activation, self.n_features(), chunk.start, &h);
-                    }
-                });
-            }
-        }
-        let mut features = Features::new(self.n_features());
-        for choice in choices {
-            features.push(choice.into_inner().unwrap_or_else(PoisonError::into_inner).finish());
-        }
-        Ok(features)
     }
 
     /// What a feature with value 1 adds at the place, used for steering: the decoder's row, divided by s for a
@@ -219,7 +163,7 @@ impl Layer {
         let weights = match self.packed_skip.get() {
             Some(weights) => weights,
             None => {
-                let packed = pack(cpu, matrix, 0..matrix.features())?;
+                let packed = pack(cpu, Dtype::F32, matrix, 0..matrix.features())?;
                 // If another thread was faster, its result is the same.
                 self.packed_skip.get_or_init(|| packed)
             }
@@ -278,39 +222,20 @@ impl Layer {
         let norms = norms.collect::<Result<Vec<_>>>()?;
         Ok(self.row_norms.get_or_init(|| norms))
     }
-
-    /// The encoder of a range of features, packed.
-    fn pack(&self, cpu: &Cpu, features: Range<usize>) -> Result<Arc<PackedMatrix>> {
-        let keeps = self.n_features().saturating_mul(self.d_in()) <= KEPT;
-        if !keeps {
-            return pack(cpu, &self.encoder, features).map(Arc::new);
-        }
-        let mut kept = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = features.start / CHUNK;
-        if kept.len() <= at {
-            kept.resize(at + 1, None);
-        }
-        if let Some(packed) = &kept[at] {
-            return Ok(Arc::clone(packed));
-        }
-        let packed = Arc::new(pack(cpu, &self.encoder, features)?);
-        kept[at] = Some(Arc::clone(&packed));
-        Ok(packed)
-    }
 }
 
 /// A range of a matrix's rows, packed for products.
-fn pack(cpu: &Cpu, matrix: &Matrix, features: Range<usize>) -> Result<PackedMatrix> {
+pub(crate) fn pack(cpu: &Cpu, dtype: Dtype, matrix: &Matrix, features: Range<usize>) -> Result<PackedMatrix> {
     let width = matrix.width();
     let mut block = vec![0.0; features.len() * width];
     matrix.read_block(features.clone(), &mut block)?;
-    PackedMatrix::pack(cpu, Dtype::F32, features.len(), width, |output, row: &mut [f32]| {
+    PackedMatrix::pack(cpu, dtype, features.len(), width, |output, row: &mut [f32]| {
         row.copy_from_slice(&block[output * width..][..width]);
         Ok(())
     })
 }
 
 /// Ranges of at most `size` that cover `0..n`.
-fn pieces(n: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn pieces(n: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(size).map(move |start| start..n.min(start + size))
 }

@@ -11,4 +11,5 @@ mod gradients;
 mod hub;
 mod laws;
 mod measure;
+mod sieve;
 mod statistics;

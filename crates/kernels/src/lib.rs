@@ -13,6 +13,7 @@ mod activation;
 mod aligned;
 mod attention;
 mod bf16;
+mod chosen;
 mod cpu;
 mod elementwise;
 mod f16;

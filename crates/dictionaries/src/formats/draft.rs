@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use easyroutine::{Error, ErrorKind, Result};
 use easyroutine_files::MappedFile;
@@ -10,6 +10,7 @@ use easyroutine_files::MappedFile;
 use super::Elsewhere;
 use crate::activation::Activation;
 use crate::dictionary::Options;
+use crate::encode::PackedEncoder;
 use crate::layer::Layer;
 use crate::norm::Norm;
 use crate::place::Place;
@@ -205,7 +206,7 @@ impl Draft {
             activation: self.activation,
             rescales: self.rescales,
             skip: self.skip,
-            packed: Mutex::default(),
+            packed: PackedEncoder::default(),
             packed_skip: OnceLock::new(),
             row_norms: OnceLock::new(),
         })

@@ -116,6 +116,11 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn mul_add_one(self, a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
     fn product_error(self, a: __m256, b: __m256, product: __m256) -> __m256 {
         intrinsic!(_mm256_fmsub_ps(a, b, product))
     }

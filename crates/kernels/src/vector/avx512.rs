@@ -156,6 +156,11 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn mul_add_one(self, a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
     fn product_error(self, a: __m512, b: __m512, product: __m512) -> __m512 {
         intrinsic!(_mm512_fmsub_ps(a, b, product))
     }

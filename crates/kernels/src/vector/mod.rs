@@ -55,6 +55,8 @@ pub(crate) trait Vector: Copy {
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// c - a * b, with a single rounding where the processor can.
     fn neg_mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// [`Vector::mul_add`] of single values.
+    fn mul_add_one(self, a: f32, b: f32, c: f32) -> f32;
     /// a * b - product: the exact rounding error of the product of a and b.
     fn product_error(self, a: Self::F, b: Self::F, product: Self::F) -> Self::F;
     /// The larger, or x if either is NaN.

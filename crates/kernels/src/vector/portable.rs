@@ -87,6 +87,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn mul_add_one(self, a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+
+    #[inline(always)]
     fn product_error(self, a: F, b: F, product: F) -> F {
         // The product of two f32 is exact in f64.
         each(|i| (f64::from(a[i]) * f64::from(b[i]) - f64::from(product[i])) as f32)
