@@ -49,7 +49,7 @@ pub use directions::{Logistic, Probe, Steering, Vectors};
 pub use features::Features;
 pub use fit::{Accuracy, ProbeMethod, fit_probe, fit_steering, held_out, held_out_warning};
 pub use layer::Layer;
-pub use measure::{LayerMeasured, Measured, measure, measure_in_parts, text};
+pub use measure::{LayerMeasured, Measured, Measuring, measure, measure_in_parts, text};
 pub use named::{Dictionaries, Named};
 pub use norm::Norm;
 pub use place::Place;

@@ -25,8 +25,6 @@ pub fn text() -> impl Iterator<Item = &'static str> {
 
 /// Limit on logits kept at a time, 128 MiB.
 const LOGITS: usize = 1 << 25;
-/// Tokens that run together, unless one row has more.
-const TOGETHER: usize = 2048;
 
 /// The measurements.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -103,9 +101,9 @@ pub fn measure(
     context: Context<'_>,
     stop: Stop<'_>,
 ) -> Result<Measured> {
-    let vocabulary = model.unembedding()?.vocabulary();
-    let most = (LOGITS / vocabulary.max(1)).max(1);
-    measure_in_parts(model, dictionaries, number, rows, positions, context, stop, most)
+    let mut measuring = Measuring::new(model, dictionaries, number, positions, context, stop)?;
+    together(rows).try_for_each(|rows| measuring.add(rows))?;
+    measuring.finish()
 }
 
 /// The same with the logits of at most `most` tokens at a time, on which no figure depends.
@@ -121,34 +119,101 @@ pub fn measure_in_parts(
     stop: Stop<'_>,
     most: usize,
 ) -> Result<Measured> {
-    let named = &dictionaries.all()[number];
-    let splices = splices(dictionaries, number, positions);
-    let zeros = zeros(named, positions)?;
-    let mut layers = vec![Sums::default(); named.fits.len()];
-    let (mut next, mut tokens, mut measured) = (Next::default(), 0, 0);
-    for rows in together(rows) {
+    let mut measuring = Measuring::new(model, dictionaries, number, positions, context, stop)?;
+    measuring.most = most;
+    together(rows).try_for_each(|rows| measuring.add(rows))?;
+    measuring.finish()
+}
+
+/// [`measure`] of a text that arrives in pieces, and is not kept.
+pub struct Measuring<'a> {
+    model: &'a Model,
+    dictionaries: &'a Dictionaries,
+    number: usize,
+    positions: &'a [Specifier],
+    context: Context<'a>,
+    stop: Stop<'a>,
+    /// Tokens whose logits are kept together.
+    most: usize,
+    splices: Vec<FeatureChange>,
+    zeros: Vec<Intervention>,
+    layers: Vec<Sums>,
+    next: Next,
+    tokens: usize,
+    measured: usize,
+}
+
+impl std::fmt::Debug for Measuring<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Measuring").field("tokens", &self.tokens).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Measuring<'a> {
+    /// Tokens of the rows that [`measure`] adds together, unless one row has more.
+    pub const TOGETHER: usize = 2048;
+
+    /// Nothing measured yet.
+    ///
+    /// # Errors
+    /// If the model has no logits, or the place does not allow changes.
+    pub fn new(
+        model: &'a Model,
+        dictionaries: &'a Dictionaries,
+        number: usize,
+        positions: &'a [Specifier],
+        context: Context<'a>,
+        stop: Stop<'a>,
+    ) -> Result<Self> {
+        let vocabulary = model.unembedding()?.vocabulary();
+        let named = &dictionaries.all()[number];
+        Ok(Measuring {
+            model,
+            dictionaries,
+            number,
+            positions,
+            context,
+            stop,
+            most: (LOGITS / vocabulary.max(1)).max(1),
+            splices: splices(dictionaries, number, positions),
+            zeros: zeros(named, positions)?,
+            layers: vec![Sums::default(); named.fits.len()],
+            next: Next::default(),
+            tokens: 0,
+            measured: 0,
+        })
+    }
+
+    /// Measures rows, which run together.
+    ///
+    /// # Errors
+    /// If a position is outside a row, or `stop` ends it.
+    pub fn add(&mut self, rows: &[Row<'_>]) -> Result<()> {
+        let Measuring { model, dictionaries, context, stop, .. } = *self;
         let ids: Vec<&[u32]> = rows.iter().map(|row| row.ids).collect();
         let batch = Batch::new(&ids)?;
         let places = rows
             .iter()
-            .map(|row| Ok(select(positions, row.prompt(), context)?.indices.into_iter().collect()))
+            .map(|row| Ok(select(self.positions, row.prompt(), context)?.indices.into_iter().collect()))
             .collect::<Result<Vec<BTreeSet<usize>>>>()?;
-        measured += places.iter().map(BTreeSet::len).sum::<usize>();
-        tokens += batch.n_tokens();
-        for (part, range) in parts(batch.n_tokens(), most).enumerate() {
+        self.measured += places.iter().map(BTreeSet::len).sum::<usize>();
+        self.tokens += batch.n_tokens();
+        let named = &dictionaries.all()[self.number];
+        for (part, range) in parts(batch.n_tokens(), self.most).enumerate() {
             let mut clean = Logits::new(&batch, range.clone(), None);
-            let mut watch =
-                Watch { named, cpu: model.cpu(), places: &places, held: BTreeMap::new(), sums: &mut layers };
+            let (held, sums) = (BTreeMap::new(), &mut self.layers[..]);
+            let mut watch = Watch { named, cpu: model.cpu(), places: &places, held, sums };
             match part {
                 0 => model.forward_until(&batch, &mut (&mut watch, &mut clean), stop)?,
                 _ => model.forward_until(&batch, &mut clean, stop)?,
             }
             let mut spliced = Logits::new(&batch, range.clone(), Some(&clean.kept));
-            let edits = FeatureEdits::new(&splices, dictionaries, model.cpu(), rows, context)?;
+            let edits = FeatureEdits::new(&self.splices, dictionaries, model.cpu(), rows, context)?;
             model.forward_until(&batch, &mut (edits, &mut spliced), stop)?;
             let mut zero = Logits::new(&batch, range, None);
-            let edits = Edits::new(&zeros, model.arch(), rows, context)?;
+            let edits = Edits::new(&self.zeros, model.arch(), rows, context)?;
             model.forward_until(&batch, &mut (edits, &mut zero), stop)?;
+            let next = &mut self.next;
             next.predicted += clean.predicted;
             next.tokens += clean.places.len();
             next.clean += clean.ce;
@@ -156,20 +221,29 @@ pub fn measure_in_parts(
             next.zero += zero.ce;
             next.kl += spliced.kl;
         }
+        Ok(())
     }
-    if measured == 0 || next.predicted == 0 {
-        return Err(Error::input("nothing to measure: no positions, or rows of one token"));
+
+    /// The figures of all rows.
+    ///
+    /// # Errors
+    /// If every row was too short to predict anything, or positions selected no token.
+    pub fn finish(self) -> Result<Measured> {
+        let next = &self.next;
+        if self.measured == 0 || next.predicted == 0 {
+            return Err(Error::input("nothing to measure: no positions, or rows of one token"));
+        }
+        let mean = |sum: f64| sum / next.predicted as f64;
+        Ok(Measured {
+            tokens: self.tokens,
+            measured_tokens: self.measured,
+            layers: self.layers.iter().map(Sums::measured).collect(),
+            ce_clean: mean(next.clean),
+            ce_spliced: mean(next.spliced),
+            ce_zero: mean(next.zero),
+            kl: next.kl / next.tokens as f64,
+        })
     }
-    let mean = |sum: f64| sum / next.predicted as f64;
-    Ok(Measured {
-        tokens,
-        measured_tokens: measured,
-        layers: layers.iter().map(Sums::measured).collect(),
-        ce_clean: mean(next.clean),
-        ce_spliced: mean(next.spliced),
-        ce_zero: mean(next.zero),
-        kl: next.kl / next.tokens as f64,
-    })
 }
 
 /// Sums over the predictions of the next token.
@@ -214,7 +288,7 @@ fn together<'r, 't>(rows: &'r [Row<'t>]) -> impl Iterator<Item = &'r [Row<'t>]> 
             .iter()
             .take_while(|row| {
                 length += row.ids.len();
-                length <= TOGETHER
+                length <= Measuring::TOGETHER
             })
             .count();
         let (these, others) = rest.split_at(n.max(1).min(rest.len()));

@@ -22,24 +22,24 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn new(place: &str, value: Value, problems: &Problems) -> Settings {
-        let map = match value {
-            Value::Object(map) => map,
-            _ => {
-                problems.add(format!("{place} holds no object"));
-                Map::new()
-            }
+    /// An object; anything else is a problem.
+    pub(crate) fn new(place: &str, value: Value, problems: &Problems) -> Option<Settings> {
+        let Value::Object(map) = value else {
+            problems.add(format!("{place} holds no object"));
+            return None;
         };
-        Settings { place: place.to_owned(), map, read: Rc::default(), problems: problems.clone() }
+        Some(Settings { place: place.to_owned(), map, read: Rc::default(), problems: problems.clone() })
     }
 
-    /// Parses the bytes of a JSON file.
-    pub(crate) fn json(place: &str, bytes: &[u8], problems: &Problems) -> Settings {
-        let value = serde_json::from_slice(bytes).unwrap_or_else(|e| {
-            problems.add(format!("{place} is not valid JSON: {e}"));
-            Value::Object(Map::new())
-        });
-        Settings::new(place, value, problems)
+    /// Parses the bytes of a JSON file; what is no object is a problem.
+    pub(crate) fn json(place: &str, bytes: &[u8], problems: &Problems) -> Option<Settings> {
+        match serde_json::from_slice(bytes) {
+            Ok(value) => Settings::new(place, value, problems),
+            Err(e) => {
+                problems.add(format!("{place} is not valid JSON: {e}"));
+                None
+            }
+        }
     }
 
     /// The value of a key; `None` if absent or null.
@@ -56,6 +56,11 @@ impl Settings {
     pub(crate) fn text(&self, key: &str) -> Option<String> {
         let value = self.value(key)?;
         value.as_str().map(str::to_owned).or_else(|| self.wrong(key, "a text"))
+    }
+
+    /// The text of a key, or another where it is absent; `None` where it is no text.
+    pub(crate) fn text_or(&self, key: &str, otherwise: &str) -> Option<String> {
+        if self.has(key) { self.text(key) } else { self.value(key).is_none().then(|| otherwise.to_owned()) }
     }
 
     pub(crate) fn flag(&self, key: &str) -> Option<bool> {
@@ -101,7 +106,7 @@ impl Settings {
         if !value.is_object() {
             return self.wrong(key, "an object");
         }
-        Some(Settings::new(&format!("{}: `{key}`", self.place), value.clone(), &self.problems))
+        Settings::new(&format!("{}: `{key}`", self.place), value.clone(), &self.problems)
     }
 
     /// Records that a key has an unsupported value.

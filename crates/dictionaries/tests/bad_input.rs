@@ -317,3 +317,29 @@ impl Case {
         file.tensor(name).unwrap().bytes().to_vec()
     }
 }
+
+#[test]
+fn of_a_configuration_that_cannot_be_read_nothing_else_is_said() {
+    for (at, file) in [
+        ("saelens_jumprelu_layer_norm", "cfg.json"),
+        ("saelens_topk_rescaled", "cfg.json"),
+        ("sparsify_skip_transcoder/layers.1.mlp", "cfg.json"),
+        ("dictionary_learning_batchtopk", "config.json"),
+        ("gemma_scope_2_transcoder/transcoder/layer_1_width_64_l0_small_affine", "config.json"),
+        ("llama_scope_res/tiny-llama-L1R-1x", "hyperparams.json"),
+    ] {
+        let (name, inner) = at.split_once('/').unwrap_or((at, ""));
+        let (_kept, case) = copy(name);
+        let path = case.folder.join(inner).join(file);
+        let whole = std::fs::read(&path).unwrap();
+        for (bytes, words) in [(&whole[..whole.len() / 2], "not valid JSON"), (b"[3]", "holds no object")] {
+            std::fs::write(&path, bytes).unwrap();
+            let text = refused(&case.folder, &Options::default(), &[file, words]).to_string();
+            assert!(!text.contains("tensor") && !text.contains(';'), "{name}: {text}");
+        }
+    }
+    let (_kept, case) = copy("saelens_jumprelu_layer_norm");
+    change(&case, "cfg.json", |cfg| cfg["architecture"] = 5.into());
+    let text = refused(&case.folder, &Options::default(), &["`architecture` is 5"]).to_string();
+    assert!(!text.contains("tensor"), "{text}");
+}

@@ -6,7 +6,7 @@ use easyroutine::Stop;
 use easyroutine::extract::Example;
 use easyroutine::positions::{Context, Row, Specifier};
 use easyroutine::prompts::Prompt;
-use easyroutine_dictionaries::{Dictionaries, Measured, measure, text};
+use easyroutine_dictionaries::{Dictionaries, Measured, Measuring};
 use serde_json::json;
 
 use crate::args::{Args, DictCheck};
@@ -28,26 +28,35 @@ pub(crate) fn run(args: &Args, check: &DictCheck) -> Result<(), Failure> {
     if check.file.is_none() {
         check.reading.refuse_without("--file text.jsonl")?;
     }
-    let prompts: Vec<(usize, Prompt)> = match &check.file {
-        Some(file) => {
-            let read = check.reading.read(file)?;
-            read.rows.into_iter().zip(read.prompts).collect()
-        }
-        None => text().map(|text| Prompt::Text(text.to_owned())).enumerate().collect(),
-    };
     let session = session::load(&check.model.model, &check.model.loading)?;
     let mut dictionaries = Dictionaries::default();
     dictionaries.add(NAME, dictionary, session.model.arch())?;
     changes::tell_of_other_model(None, &dictionaries.all()[0].dictionary, &session);
     let tokenizer = session::tokenizer(&session.files, &check.model.loading.finding)?;
     let most = session.model.arch().context;
-    let example = |(number, prompt)| check.cutting.example(number, prompt, &tokenizer, most);
-    let examples = prompts.into_iter().map(example).collect::<Result<Vec<_>, Failure>>()?;
-    let rows: Vec<Row<'_>> = examples.iter().map(Example::row).collect();
     let context = Context { special: tokenizer.special_ids(), ..Context::default() };
     let stop = progress::interrupted()?;
     let stop = || stop.load(Ordering::Relaxed);
-    let found = measure(&session.model, &dictionaries, 0, &rows, &positions, context, Stop::When(&stop))?;
+    let measuring = Measuring::new(&session.model, &dictionaries, 0, &positions, context, Stop::When(&stop))?;
+    let mut text = Text { measuring, waiting: Vec::new(), tokens: 0, prompts: 0 };
+    let mut example = |number, prompt| {
+        check.cutting.example(number, prompt, &tokenizer, most).and_then(|example| text.add(example))
+    };
+    match &check.file {
+        None => easyroutine_dictionaries::text()
+            .map(|text| Prompt::Text(text.to_owned()))
+            .enumerate()
+            .try_for_each(|(number, prompt)| example(number, prompt))?,
+        Some(file) => {
+            let mut failed = None;
+            check.reading.each(file, |number, prompt| {
+                failed = example(number, prompt).err();
+                Ok(failed.is_none())
+            })?;
+            failed.map_or(Ok(()), Err)?;
+        }
+    }
+    let (found, prompts) = text.finish()?;
     let certificate = dictionaries.all()[0].dictionary.certificate();
     let figures = &certificate.figures;
     let json = json!({
@@ -56,11 +65,49 @@ pub(crate) fn run(args: &Args, check: &DictCheck) -> Result<(), Failure> {
         "dictionary": certificate.to_json(),
         "text": check.file.as_ref().map(|file| file.display().to_string()),
         "positions": check.positions,
-        "prompts": rows.len(),
+        "prompts": prompts,
         "measured": found.to_json(),
     });
-    let table = table(&found, figures, rows.len());
+    let table = table(&found, figures, prompts);
     output::tables(&targets, &["what", "value", "publisher"], &table, &json)
+}
+
+/// A text that is measured as it is read.
+struct Text<'a> {
+    measuring: Measuring<'a>,
+    waiting: Vec<Example>,
+    /// Of those that wait.
+    tokens: usize,
+    prompts: usize,
+}
+
+impl Text<'_> {
+    fn add(&mut self, example: Example) -> Result<(), Failure> {
+        let length = example.ids.len();
+        if self.tokens + length > Measuring::TOGETHER {
+            self.measure()?;
+        }
+        self.tokens += length;
+        self.prompts += 1;
+        self.waiting.push(example);
+        Ok(())
+    }
+
+    fn measure(&mut self) -> Result<(), Failure> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.tokens = 0;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<Row<'_>> = waiting.iter().map(Example::row).collect();
+        Ok(self.measuring.add(&rows)?)
+    }
+
+    /// The figures, and the number of prompts.
+    fn finish(mut self) -> Result<(Measured, usize), Failure> {
+        self.measure()?;
+        Ok((self.measuring.finish()?, self.prompts))
+    }
 }
 
 /// The figures as a table, with one line per layer for a set.

@@ -26,7 +26,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
             return Ok(None);
         }
     };
-    let config = Settings::new("config.yaml", parsed, &context.problems);
+    let config = context.readable(Settings::new("config.yaml", parsed, &context.problems))?;
     let model = config.text("model_name");
     let hooks = [config.text("feature_input_hook"), config.text("feature_output_hook")];
     for (key, hook) in ["feature_input_hook", "feature_output_hook"].iter().zip(&hooks) {

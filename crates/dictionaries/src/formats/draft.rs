@@ -91,10 +91,20 @@ impl<'a> Context<'a> {
         std::fs::read(&path).map_err(io)
     }
 
-    /// A JSON configuration in the folder.
+    /// A JSON configuration in the folder. Where it is none, nothing else is judged: a guess at what it says would make
+    /// problems of sound tensors.
     pub(crate) fn json(&mut self, name: &str) -> Result<Settings> {
         let bytes = self.small(name)?;
-        Ok(Settings::json(name, &bytes, &self.problems))
+        let settings = Settings::json(name, &bytes, &self.problems);
+        self.readable(settings)
+    }
+
+    /// The settings, or the error of what they are instead.
+    pub(crate) fn readable(&self, settings: Option<Settings>) -> Result<Settings> {
+        settings.ok_or_else(|| {
+            let found = self.problems.finish(&self.folder);
+            found.err().unwrap_or_else(|| Error::new(ErrorKind::Format, "a configuration cannot be read"))
+        })
     }
 
     /// The tensors of a file in the folder.

@@ -45,7 +45,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let (width, features) = (settings.size("d_model"), settings.size("d_sae"));
     let has_decoder_bias = settings.flag("use_decoder_bias").unwrap_or(true);
     let subtracts_bias = settings.flag("apply_decoder_bias_to_pre_encoder").unwrap_or(false);
-    let function = settings.text("act_fn").unwrap_or_else(|| "relu".to_owned());
+    let Some(function) = settings.text_or("act_fn", "relu") else { return Ok(None) };
     let threshold = settings.number("jump_relu_threshold");
     let k = settings.size("top_k");
     let (Some(width), Some(features)) = (width, features) else {

@@ -143,7 +143,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let mut tensors = context.tensors("sae_weights.safetensors")?;
     let metadata = cfg.object("metadata");
     let is_old = is_before_6(&cfg, metadata.as_ref());
-    let architecture = cfg.text("architecture").unwrap_or_else(|| "standard".to_owned());
+    let Some(architecture) = cfg.text_or("architecture", "standard") else { return Ok(None) };
     let (mut kind, is_transcoder, has_skip) = match architecture.as_str() {
         "standard" => (Kind::Standard, false, false),
         "gated" => (Kind::Gated, false, false),

@@ -11,7 +11,7 @@ use crate::tensors::Axes;
 pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let cfg = context.json("cfg.json")?;
     let mut tensors = context.tensors("sae.safetensors")?;
-    let function = cfg.text("activation").unwrap_or_else(|| "topk".to_owned());
+    let Some(function) = cfg.text_or("activation", "topk") else { return Ok(None) };
     let k = cfg.size("k");
     let is_transcoder = cfg.flag("transcode").unwrap_or(false);
     let has_skip = cfg.flag("skip_connection").unwrap_or(false);
