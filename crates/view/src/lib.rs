@@ -33,6 +33,7 @@ pub mod grid;
 pub mod lens;
 mod page;
 mod png;
+pub mod steering;
 mod svg;
 pub mod table;
 mod text;

@@ -52,6 +52,12 @@ pub(crate) fn around(title: &str, picture: &str, style: &str) -> String {
     frame(title, &policy, PAGE, &format!("<main>\n{picture}</main>\n"))
 }
 
+/// A page without a script. Title and body are markup.
+pub(crate) fn still(title: &str, style: &str, body: &str) -> String {
+    let style = lean(style);
+    frame(title, &format!("style-src {}", hash(&style)), &style, body)
+}
+
 /// A one-file page that may make no requests.
 fn frame(title: &str, policy: &str, style: &str, body: &str) -> String {
     format!(

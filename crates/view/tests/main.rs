@@ -10,6 +10,7 @@ mod features;
 mod graph;
 mod grid;
 mod pictures;
+mod steering;
 mod table;
 
 /// Compares a text with the committed one, or rewrites that if `EASYROUTINE_BLESS` is set.

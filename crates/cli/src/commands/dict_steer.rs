@@ -2,20 +2,24 @@
 
 use easyroutine::generate::Generated;
 use easyroutine_dictionaries::{FeatureChange, FeatureOperation};
+use easyroutine_view::steering::{self, SteeringReport};
 use serde_json::{Value, json};
 
 use super::generate;
-use crate::args::{Args, DictSteer};
+use crate::args::{Args, DictSteer, Format};
 use crate::changes;
 use crate::failure::{Failure, one_line};
-use crate::output::{self, Cell, PLAIN};
+use crate::output::{self, Cell};
 use crate::session::{self, token_text};
 
+/// Tables, and a page of the continuations side by side.
+const FORMATS: &[Format] =
+    &[Format::Table, Format::Tsv, Format::Json, Format::Csv, Format::Md, Format::Jsonl, Format::Html];
 /// New tokens of each continuation, unless --generate says how many.
 const TOKENS: usize = 40;
 
 pub(crate) fn run(args: &Args, steer: &DictSteer) -> Result<(), Failure> {
-    let targets = output::targets(args, PLAIN)?;
+    let targets = output::targets(args, FORMATS)?;
     let change = change(&steer.feature)?;
     let strengths = strengths(&steer.strength)?;
     let mut given = steer.changes.read(&steer.model.loading.finding)?;
@@ -39,18 +43,18 @@ pub(crate) fn run(args: &Args, steer: &DictSteer) -> Result<(), Failure> {
             .then(|| FeatureChange { operation: FeatureOperation::Steer(strength), ..change.clone() });
         given.features.extend(steered);
         let edits = changes::of_prompt(&given, &session, &prompt, &tokenizer, seed)?;
-        let mut text = String::new();
+        let mut pieces: Vec<String> = Vec::new();
         let stops = &steer.generation.stop;
         let generated =
             generate::continued(&session, &tokenizer, &prompt, stops, &options, edits, |piece| {
-                text += piece;
+                pieces.push(piece.to_owned());
                 Ok(true)
             })?;
         if strength != 0.0 {
             given.features.pop();
         }
         if let Some(generated) = generated {
-            continuations.push(Continuation { strength, text, generated });
+            continuations.push(Continuation { strength, pieces, generated });
         }
     }
     let named = |id: &u32| json!({"id": id, "text": token_text(&tokenizer, *id)});
@@ -69,7 +73,7 @@ pub(crate) fn run(args: &Args, steer: &DictSteer) -> Result<(), Failure> {
             .map(|one| {
                 json!({
                     "strength": one.strength,
-                    "text": one.text,
+                    "text": one.text(),
                     "generated": one.generated.ids.iter().map(named).collect::<Vec<_>>(),
                     "logprobs": one.generated.logprobs,
                     "mean_logprob": one.mean_logprob(),
@@ -85,21 +89,73 @@ pub(crate) fn run(args: &Args, steer: &DictSteer) -> Result<(), Failure> {
             vec![
                 Cell::new(one.strength.to_string(), one.strength),
                 Cell::new(format!("{mean:.3}"), mean),
-                Cell::token(&one.text),
+                Cell::token(&one.text()),
             ]
         })
         .collect();
-    output::tables(&targets, &["strength", "mean_logprob", "text"], &rows, &json)
+    let header = ["strength", "mean_logprob", "text"];
+    for target in &targets {
+        let text = match target.format {
+            Format::Html => {
+                let named = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+                let mut facts = vec![named("model", &session.files.name)];
+                facts.extend(
+                    given
+                        .dictionaries
+                        .record()
+                        .iter()
+                        .map(|(name, about)| named(name, about["path"].as_str().unwrap_or_default())),
+                );
+                facts.extend(steer.changes.intervene.iter().map(|text| named("with", text)));
+                facts.push(named("seed", &seed.to_string()));
+                steering::html(&SteeringReport {
+                    feature: steer.feature.clone(),
+                    facts,
+                    prompt: prompt.text.clone(),
+                    continuations: continuations.iter().map(Continuation::shown).collect(),
+                })
+            }
+            format => output::render(format, &header, &rows, &json)?,
+        };
+        output::write(target, text.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// What the model wrote at one strength.
 struct Continuation {
     strength: f32,
-    text: String,
+    /// The text that each token adds, and what the end adds.
+    pieces: Vec<String>,
     generated: Generated,
 }
 
 impl Continuation {
+    fn text(&self) -> String {
+        self.pieces.concat()
+    }
+
+    /// For the page: the last token has the end's text too.
+    fn shown(&self) -> steering::Continuation {
+        let n = self.generated.logprobs.len();
+        let text = |number: usize| match number + 1 == n {
+            true => self.pieces[number.min(self.pieces.len())..].concat(),
+            false => self.pieces.get(number).cloned().unwrap_or_default(),
+        };
+        steering::Continuation {
+            strength: f64::from(self.strength),
+            mean_logprob: self.mean_logprob(),
+            finish: self.generated.finish.name().to_owned(),
+            tokens: self
+                .generated
+                .logprobs
+                .iter()
+                .enumerate()
+                .map(|(i, logprob)| (text(i), *logprob))
+                .collect(),
+        }
+    }
+
     /// The mean log-probability of the new tokens in the steered model; 0 if there are none.
     fn mean_logprob(&self) -> f64 {
         let logprobs = &self.generated.logprobs;
