@@ -19,6 +19,8 @@ pub(crate) struct GridInput {
     /// Labels and tokens.
     columns: Vec<(String, Option<String>)>,
     layers: Vec<usize>,
+    /// The feature of each row; empty where rows are layers.
+    features: Vec<u32>,
     activations: Vec<Vec<String>>,
     values: Vec<Vec<f64>>,
     unchanged: f64,
@@ -42,14 +44,18 @@ impl GridInput {
                 "a grid of {n_rows} layers by {n_columns} columns has as many values"
             )));
         }
-        let unchanged = self.unchanged;
+        let (unchanged, is_features) = (self.unchanged, !self.features.is_empty());
         let cell = |(value, activation)| GridCell { activation, value, effect: value - unchanged };
         let row = |((layer, values), names): ((usize, Vec<f64>), Vec<String>)| GridRow {
-            label: format!("layer {layer}"),
+            label: match (is_features, names.first()) {
+                (true, Some(feature)) => feature.clone(),
+                _ => format!("layer {layer}"),
+            },
             cells: values.into_iter().zip(names).map(cell).collect(),
         };
         let columns = self.columns.into_iter().map(|(label, token)| GridColumn { label, token });
         Ok(GridReport {
+            row_kind: if is_features { "feature" } else { "layer" },
             title: self.title,
             lines: self.words,
             prompts: self.prompts,

@@ -1,15 +1,19 @@
 //! Patches activations of one run into another.
 
+use std::sync::Arc;
+
 use easyroutine::Stop;
 use easyroutine::attribution::{self, Estimating};
 use easyroutine::gradients::Rule;
 use easyroutine::patching::{self, Along, By, Labels, Metric, Patch, Sweep};
 use easyroutine::positions::Context;
 use easyroutine::sites::{Selector, Site};
-use easyroutine_app::reports::{self, Estimated, GridWords};
+use easyroutine_app::reports::{self, Estimated, GridPlaces, GridWords};
+use easyroutine_dictionaries::{Chosen, Dictionaries, FeatureColumns, FeatureSweep, sweep_features};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::dictionary::Dictionary;
 use crate::errors::Failure;
 use crate::interrupt::Signals;
 use crate::model::{Model, RowInput, specifiers, views};
@@ -69,7 +73,7 @@ pub(crate) fn compute<'py>(
 #[pyo3(from_item_all)]
 pub(crate) struct SweepInput {
     layers: Vec<usize>,
-    /// `positions`, `heads` or `sites`.
+    /// `positions`, `heads` or `sites`; of features `positions` or `features`.
     along: String,
     sites: Vec<String>,
     positions: Vec<usize>,
@@ -89,6 +93,11 @@ pub(crate) struct SweepInput {
     check: Option<usize>,
     /// `gradient` or `relp`.
     rule: String,
+    /// Names, dictionaries and their records, as JSON: with them the features of `sites` are swept.
+    dictionaries: Vec<(String, Py<Dictionary>, String)>,
+    /// The features; none for the strongest.
+    features: Option<Vec<u32>>,
+    top: usize,
 }
 
 /// Makes every change of a sweep on one row, and gives the grid as JSON of the schema `easyroutine.grid/1`.
@@ -105,6 +114,9 @@ pub(crate) fn sweep(
         true => Some(Estimating { rule: rule(&written.rule)?, check: written.check }),
         false => None,
     };
+    if !written.dictionaries.is_empty() {
+        return sweep_of_features(py, model, row, written, progress);
+    }
     let sweep = read(written, row)?;
     let how = reports::how_changed(&sweep.by);
     let title = if matches!(sweep.by, By::Patch(_)) { "Activation patching" } else { "Ablation" };
@@ -122,7 +134,68 @@ pub(crate) fn sweep(
     let (grid, check) = grid.map_err(|error| told.failure(&signals, error))?;
     let estimated = estimating.map(|how| Estimated { rule: how.rule, check: check.as_ref() });
     let words = GridWords { title, how: &how, prompts, estimated };
-    let (_, json) = reports::grid(&model.subject(&tokenizer, row), &sweep.along, &grid, &words);
+    let places = GridPlaces::from(&sweep.along);
+    let (_, json) = reports::grid(&model.subject(&tokenizer, row), &places, &grid, &words);
+    Ok(json.to_string())
+}
+
+/// The same of features.
+fn sweep_of_features(
+    py: Python<'_>,
+    model: &Model,
+    row: &[u32],
+    mut written: SweepInput,
+    progress: Option<Py<PyAny>>,
+) -> Result<String, Failure> {
+    let tokenizer = model.tokenizer()?.tokenizer;
+    let prompts = std::mem::take(&mut written.prompts);
+    let mut dictionaries = Dictionaries::default();
+    let mut record = serde_json::Map::new();
+    for (name, one, about) in &written.dictionaries {
+        dictionaries.add(name, Arc::clone(&one.get().dictionary), model.model.arch())?;
+        record.insert(name.clone(), serde_json::from_str(about).unwrap_or_default());
+    }
+    let columns = match written.along.as_str() {
+        "positions" => FeatureColumns::Positions,
+        "features" => FeatureColumns::Together,
+        other => {
+            return Err(Failure::input(format!(
+                "features are swept along positions or features, not {other}"
+            )));
+        }
+    };
+    let keys = match written.sites.is_empty() {
+        true => dictionaries.keys(),
+        false => std::mem::take(&mut written.sites),
+    };
+    let chosen = written.features.take().map_or(Chosen::Strongest(written.top), Chosen::Listed);
+    let mut positions = written.positions.clone();
+    positions.sort_unstable();
+    positions.dedup();
+    let (by, metric) = by_and_metric(written, row)?;
+    let (how, title) = match &by {
+        By::Patch(_) => {
+            ("with their values in the base, in the run of the target".to_owned(), "Activation patching")
+        }
+        by => (reports::how_changed(by), "Ablation"),
+    };
+    let names = keys.join(", ");
+    let request = FeatureSweep { keys, chosen, positions: positions.clone(), columns, by, metric };
+    let mut told = Told::new(progress);
+    let signals = Signals::new();
+    let grid = py.detach(|| {
+        let stop = Stop::When(&|| signals.is_stopped());
+        sweep_features(&model.model, &dictionaries, row, &request, stop, |done, of| told.tell(done, of))
+    });
+    let grid = grid.map_err(|error| told.failure(&signals, error))?;
+    let words = GridWords { title, how: &how, prompts, estimated: None };
+    let places = GridPlaces {
+        names,
+        by_position: columns == FeatureColumns::Positions,
+        positions: &positions,
+        dictionaries: Some(serde_json::Value::Object(record)),
+    };
+    let (_, json) = reports::grid(&model.subject(&tokenizer, row), &places, &grid, &words);
     Ok(json.to_string())
 }
 
@@ -166,9 +239,10 @@ pub(crate) fn rule(name: &str) -> Result<Rule, Failure> {
 
 fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
     let n_sites = written.sites.len();
-    let SweepInput { layers, along, sites, positions, by, mean_over, .. } = written;
-    let SweepInput { mut others, metric, answer, against, .. } = written;
-    let mut sites = sites
+    let layers = written.layers.clone();
+    let (along, positions) = (written.along.clone(), written.positions.clone());
+    let mut sites = written
+        .sites
         .iter()
         .map(|name| {
             Site::from_name(name).ok_or_else(|| Failure::input(format!("there is no activation `{name}`")))
@@ -187,6 +261,13 @@ fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
             }));
         }
     };
+    let (by, metric) = by_and_metric(written, row)?;
+    Ok(Sweep { layers, along, by, metric })
+}
+
+/// What replaces a value, and what is measured.
+fn by_and_metric(written: SweepInput, row: &[u32]) -> Result<(By, Metric), Failure> {
+    let SweepInput { by, mean_over, mut others, metric, answer, against, .. } = written;
     let by = match (by.as_str(), others.len()) {
         ("zero", 0) => By::Zero,
         ("mean", 1..) => match mean_over.as_deref() {
@@ -232,5 +313,5 @@ fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
             )));
         }
     };
-    Ok(Sweep { layers, along, by, metric })
+    Ok((by, metric))
 }

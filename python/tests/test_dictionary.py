@@ -247,3 +247,39 @@ def test_a_feature_takes_the_values_of_another_prompt_and_gradients_pass_through
     assert first != spliced
     with pytest.raises(EasyroutineError, match="position 9"):
         dictionary.patch(found, feature, positions=[9])
+
+
+def test_features_are_swept_one_after_another_each_a_run_with_that_change(gpt2: HookedModel) -> None:
+    dictionary = opened("saelens_standard")
+    row = ids_of("saelens_standard")[0]
+    named = {"answer": 7, "against": 90, "metric": "logit_diff", "dictionaries": {"sae": dictionary}}
+    grid = gpt2.sweep([row], along="features", top=3, **named)
+    assert (len(grid.features), grid.columns) == (3, ["all positions"])
+
+    def after(changes: Any) -> float:
+        logits = flat(gpt2.forward([row], "last", interventions=changes)["logits"].tolist())
+        return logits[7] - logits[90]
+
+    for feature, (value,) in zip(grid.features, grid.values, strict=True):
+        assert value == pytest.approx(after([dictionary.ablate(feature)]), abs=1e-5)
+    base = list(reversed(row))
+    found = dictionary.features(gpt2, [base])
+    patched = gpt2.sweep([row], by="patch", base=[base], features=[grid.features[0], 5], positions=[1, -1], **named)
+    assert patched.columns == ["position 1", f"position {len(row) - 1}"]
+    change = dictionary.patch(found, grid.features[0], positions=[1])
+    assert patched.values[0][0] == pytest.approx(after(change), abs=1e-5)
+    assert "features_sae:5" in patched.table() and "features_sae:5" in patched.to_svg()
+    assert repr(patched) == "PatchingGrid(logit_diff, 2 features by 2 columns)"
+    for options, words in (
+        ({"features": [64]}, "no feature 64"),
+        ({"features": [1], "top": 2}, "give one of them"),
+        ({"along": "heads"}, "positions or features"),
+        ({"layers": [0]}, 'site="features_NAME_3"'),
+        ({"estimate": True}, "attribution"),
+        ({"site": "features_sea"}, "features_sae"),
+        ({"metric": "kl", "answer": None, "against": None}, "features are not scored by"),
+    ):
+        with pytest.raises(EasyroutineError, match=words):
+            gpt2.sweep([row], **{**named, **options})
+    with pytest.raises(EasyroutineError, match="dictionaries="):
+        gpt2.sweep([row], features=[1])

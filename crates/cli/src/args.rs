@@ -46,9 +46,7 @@ pub(crate) use lenses::{Fit, JacobianCommand, Merge, OptimiserArg, Tune};
 pub(crate) use pairs::PromptOrPairs;
 pub(crate) use reading::Reading;
 pub(crate) use serve::Serve;
-pub(crate) use sweep::{
-    Ablate, AlongArg, ByArg, EffectArg, Estimating as EstimatingArgs, MeanOverArg, Patch, Sweep,
-};
+pub(crate) use sweep::{Ablate, AlongArg, ByArg, EffectArg, MeanOverArg, Patch, Sweep};
 
 const SURROUNDINGS: &str = "`easyroutine env` shows the environment it sees; `easyroutine man` lists all \
 variables and exit statuses.";

@@ -33,9 +33,74 @@ fn base() -> String {
 }
 
 #[test]
-fn features_are_swept_by_attribute() {
-    let failed = fails(2, &["ablate", "the cat", "-m", &tiny("gpt2"), "--site", "features_sae"]);
-    assert!(failed.contains("attribute -a features_NAME") && failed.contains("--check"), "{failed}");
+fn features_of_a_dictionary_are_swept_one_by_one() {
+    let sae = common::fixtures().join("dictionaries/saelens_standard");
+    let (model, sae) = (tiny("gpt2"), format!("sae={}", sae.display()));
+    let prompt = "the cat sat on";
+    let pair = ["--answer", "id:7", "--against", "id:90", "--format", "json"];
+    let ablated = ["ablate", prompt, "-m", &model, "--dict", &sae];
+    let told = json(&[&ablated[..], &pair, &["--top", "4"]].concat());
+    assert_eq!(
+        (&told["schema"], &told["columns"]),
+        (&"easyroutine.grid/1".into(), &json_of(r#"["all positions"]"#))
+    );
+    assert_eq!(told["features"].as_array().unwrap().len(), 4, "{told}");
+    assert_eq!(told["dictionaries"]["sae"]["format"], "saelens");
+    // A cell is the run with its change.
+    let feature = told["activations"][0][0].as_str().unwrap();
+    let change = format!("{feature}@all=0");
+    let run = json(&[
+        "run",
+        prompt,
+        "-m",
+        &model,
+        "--dict",
+        &sae,
+        "--intervene",
+        &change,
+        "--format",
+        "json",
+        "-k",
+        "2000",
+    ]);
+    let logprob = |id: u64| {
+        let all = run["top"].as_array().unwrap();
+        all.iter().find(|token| token["id"] == id).unwrap()["logprob"].as_f64().unwrap()
+    };
+    let expected = logprob(7) - logprob(90);
+    assert!((told["values"][0][0].as_f64().unwrap() - expected).abs() < 1e-5, "{told}");
+    let listed = ["--features", "3,5:7", "--along", "positions", "--positions", "0,-1"];
+    let told = json(&[&ablated[..], &pair, &listed].concat());
+    assert_eq!((&told["features"], &told["columns"][0]), (&json_of("[3, 5, 6]"), &"position 0".into()));
+    let base = ["patch", prompt, "--base", prompt, "-m", &model, "--dict", &sae, "--features", "3"];
+    let told = json(&[&base[..], &pair].concat());
+    assert_eq!(told["values"][0][0], told["unchanged"], "a prompt patched with itself stays as it is");
+    let table = succeeds(&[&ablated[..], &pair[..4], &["--top", "2", "--format", "md"]].concat());
+    assert!(table.contains("| feature | all positions |"), "{table}");
+
+    let refused = |more: &[&str], words: &str| {
+        let failed = fails(2, &[&ablated[..], more].concat());
+        assert!(failed.contains(words), "{failed}");
+    };
+    refused(&["--features", "64"], "no feature 64");
+    refused(&["--features", "5:5"], "holds no feature");
+    refused(&["--features", "x"], "neither a number nor a range");
+    refused(&["--site", "resid_in"], "features are swept, not activations");
+    refused(&["--site", "features_sea"], "did you mean `features_sae`");
+    refused(&["--layers", "0"], "a row of the grid is a feature");
+    refused(&["--estimate"], "attribute -a features_NAME");
+    refused(&["--along", "heads"], "positions or features");
+    refused(&["--metric", "kl"], "--features 3,17");
+    let without = ["ablate", prompt, "-m", &model];
+    for (more, words) in [
+        (&["--site", "features_sae"][..], "--dict NAME=PATH"),
+        (&["--along", "features"], "--dict NAME=PATH"),
+        (&["--features", "3"], "--dict"),
+        (&["--top", "3"], "--dict"),
+    ] {
+        let failed = fails(2, &[&without[..], more].concat());
+        assert!(failed.contains(words), "{failed}");
+    }
 }
 
 #[test]

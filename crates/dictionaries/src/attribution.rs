@@ -79,47 +79,55 @@ pub fn attribute(
     let selected = select(positions, row.prompt(), context)?;
     let positions: Vec<usize> = selected.distinct().into_iter().map(|at| selected.indices[at]).collect();
     let wanted = dictionaries.each_layer(keys.iter().map(String::as_str))?;
-    let mut points: Vec<Point> = Vec::new();
-    let mut written: Vec<Point> = Vec::new();
-    for (dictionary, layer) in &wanted {
-        let named = &dictionaries.all()[*dictionary];
-        points.push(named.fits[*layer].reads);
-        for target in targets(dictionaries, *dictionary, *layer) {
-            points.push(named.fits[target].reads);
-            written.push(named.fits[target].writes);
-        }
-    }
-    let run = |row: &Row<'_>| keep(model, &points, row, context);
-    let (own, logits) = run(row)?;
-    let (of_base, logits_of_base) = base.map(run).transpose()?.unzip();
-    let metrics = [metric];
-    let output = Output::Metric { metrics: &metrics, target: None };
-    let request = of_points(&written)?;
-    let found = gradients(model, &[*row], &request, output, Rule::Gradient, &mut (), context, stop)?;
-    let at = |cache: &ActivationCache, key: String| -> Result<Vec<f32>> {
-        let kept = cache.get(key.as_str()).ok_or_else(|| Error::input(format!("`{key}` was not reached")))?;
-        let width = kept.values().len() / row.ids.len().max(1);
-        Ok(positions.iter().flat_map(|p| &kept.values()[p * width..(p + 1) * width]).copied().collect())
+    let of_base = base.map(|base| encoded(model, dictionaries, &wanted, base.ids, &positions)).transpose()?;
+    let (others, logits_of_base) = of_base.map(|found| (found.features, found.logits)).unzip();
+    let found = scored(model, dictionaries, &wanted, row.ids, others.as_deref(), &positions, metric, stop)?;
+    let base = logits_of_base.map(|logits| metric.of(&logits, &logits, None)).transpose()?;
+    Ok(FeatureScores { base, ..found })
+}
+
+/// Scores the features of some layers at some positions by the step to `others`, a token's features for each position; by what
+/// they are in the row without.
+#[expect(clippy::too_many_arguments, reason = "each is known in another place")]
+pub(crate) fn scored(
+    model: &Model,
+    dictionaries: &Dictionaries,
+    wanted: &[(usize, usize)],
+    ids: &[u32],
+    others: Option<&[Features]>,
+    positions: &[usize],
+    metric: Metric,
+    stop: Stop<'_>,
+) -> Result<FeatureScores> {
+    check_metric(metric)?;
+    let all_targets = || {
+        let of = |(dictionary, layer): &(usize, usize)| targets(dictionaries, *dictionary, *layer);
+        wanted
+            .iter()
+            .flat_map(move |at| of(at).into_iter().map(|target| dictionaries.all()[at.0].fits[target]))
     };
+    let written: Vec<Point> = all_targets().map(|fit| fit.writes).collect();
+    let own = encoded(model, dictionaries, wanted, ids, positions)?;
+    let read = kept(model, &all_targets().map(|fit| fit.reads).collect::<Vec<_>>(), ids)?.0;
+    let (metrics, request) = ([metric], of_points(&written)?);
+    let output = Output::Metric { metrics: &metrics, target: None };
+    let context = Context::default();
+    let rows = [Row::of(0, ids)];
+    let found = gradients(model, &rows, &request, output, Rule::Gradient, &mut (), context, stop)?;
     let mut scores = Vec::new();
-    for (dictionary, layer) in wanted {
+    for (number, (dictionary, layer)) in wanted.iter().copied().enumerate() {
         let named = &dictionaries.all()[dictionary];
         let coder = named.dictionary.layer(layer)?;
         let key = dictionaries.key(dictionary, layer);
-        let encode = |cache: &ActivationCache| {
-            let x = at(cache, named.fits[layer].reads.to_string())?;
-            coder.encode(model.cpu(), Rows::dense(&x, positions.len(), coder.d_in()))
-        };
-        let features = encode(&own)?;
-        let others = of_base.as_ref().map(encode).transpose()?;
+        let (features, others) = (&own.features[number], others.map(|others| &others[number]));
         let mut slopes: Vec<BTreeMap<u32, f64>> = vec![BTreeMap::new(); positions.len()];
         for target in targets(dictionaries, dictionary, layer) {
             let fit = named.fits[target];
             let to = named.dictionary.layer(target)?;
-            let x = at(&own, fit.reads.to_string())?;
-            let g = at(&found.cache, format!("{}_gradients", fit.writes))?;
+            let x = at(&read, &fit.reads.to_string(), positions, ids.len())?;
+            let g = at(&found.cache, &format!("{}_gradients", fit.writes), positions, ids.len())?;
             for (token, slopes) in slopes.iter_mut().enumerate() {
-                let numbers = active(&features, others.as_ref(), token);
+                let numbers = active(features, others, token);
                 let g = &g[token * to.d_out()..][..to.d_out()];
                 let undo = to.undo(&x[token * to.d_in()..][..to.d_in()])?;
                 let along = coder.by_features(target, &numbers, g)?;
@@ -128,25 +136,60 @@ pub fn attribute(
                 }
             }
         }
-        for ((token, slopes), position) in slopes.into_iter().enumerate().zip(&positions) {
+        for ((token, slopes), position) in slopes.into_iter().enumerate().zip(positions) {
             for (feature, slope) in slopes {
                 let value = features.value(token, feature as usize);
-                let other = others.as_ref().map_or(0.0, |others| others.value(token, feature as usize));
-                let step = match base {
-                    Some(_) => f64::from(other) - f64::from(value),
+                let base = others.map_or(0.0, |others| others.value(token, feature as usize));
+                let step = match others {
+                    Some(_) => f64::from(base) - f64::from(value),
                     None => f64::from(value),
                 };
                 let (key, position, score) = (key.clone(), *position, step * slope);
-                scores.push(FeatureScore { key, position, feature, value, base: other, score, exact: None });
+                scores.push(FeatureScore { key, position, feature, value, base, score, exact: None });
             }
         }
         named.dictionary.check_unchanged()?;
     }
     // Ties keep their order: keys, positions, features.
     scores.sort_by(|a, b| b.score.abs().total_cmp(&a.score.abs()));
-    let value = metric.of(&logits, &logits, None)?;
-    let base = logits_of_base.map(|logits| metric.of(&logits, &logits, None)).transpose()?;
-    Ok(FeatureScores { scores, value, base, logits })
+    let value = metric.of(&own.logits, &own.logits, None)?;
+    Ok(FeatureScores { scores, value, base: None, logits: own.logits })
+}
+
+/// What some layers read at some positions of a row, their features, and the logits of the last token.
+pub(crate) struct Encoded {
+    /// Layer by layer: `[positions, D_in]`.
+    pub(crate) x: Vec<Vec<f32>>,
+    /// Layer by layer.
+    pub(crate) features: Vec<Features>,
+    logits: Vec<f32>,
+}
+
+/// Runs a row and encodes what some layers read at some positions.
+pub(crate) fn encoded(
+    model: &Model,
+    dictionaries: &Dictionaries,
+    wanted: &[(usize, usize)],
+    ids: &[u32],
+    positions: &[usize],
+) -> Result<Encoded> {
+    let reads = |(dictionary, layer): &(usize, usize)| dictionaries.all()[*dictionary].fits[*layer].reads;
+    let (cache, logits) = kept(model, &wanted.iter().map(reads).collect::<Vec<_>>(), ids)?;
+    let mut found = Encoded { x: Vec::new(), features: Vec::new(), logits };
+    for layer in wanted {
+        let x = at(&cache, &reads(layer).to_string(), positions, ids.len())?;
+        let coder = dictionaries.all()[layer.0].dictionary.layer(layer.1)?;
+        found.features.push(coder.encode(model.cpu(), Rows::dense(&x, positions.len(), coder.d_in()))?);
+        found.x.push(x);
+    }
+    Ok(found)
+}
+
+/// The vectors of some positions of the one row of a cache.
+fn at(cache: &ActivationCache, key: &str, positions: &[usize], length: usize) -> Result<Vec<f32>> {
+    let kept = cache.get(key).ok_or_else(|| Error::input(format!("`{key}` was not reached")))?;
+    let width = kept.values().len() / length.max(1);
+    Ok(positions.iter().flat_map(|p| &kept.values()[p * width..(p + 1) * width]).copied().collect())
 }
 
 impl FeatureScores {
@@ -191,7 +234,7 @@ impl FeatureScores {
 }
 
 /// The layers of a set that a layer writes to.
-fn targets(dictionaries: &Dictionaries, dictionary: usize, layer: usize) -> Vec<usize> {
+pub(crate) fn targets(dictionaries: &Dictionaries, dictionary: usize, layer: usize) -> Vec<usize> {
     let within = &dictionaries.all()[dictionary].dictionary;
     (0..within.layers().len()).filter(|target| within.sources(*target).contains(&layer)).collect()
 }
@@ -213,14 +256,10 @@ fn of_points(points: &[Point]) -> Result<Request> {
 }
 
 /// The values of some points at every token, and the logits of the last one.
-fn keep(
-    model: &Model,
-    points: &[Point],
-    row: &Row<'_>,
-    context: Context<'_>,
-) -> Result<(ActivationCache, Vec<f32>)> {
+fn kept(model: &Model, points: &[Point], ids: &[u32]) -> Result<(ActivationCache, Vec<f32>)> {
     let mut last = LastLogits::of(0..1);
-    let cache = of_points(points)?.run_under(model, &Batch::new(&[row.ids])?, &[*row], context, &mut last)?;
+    let (batch, rows) = (Batch::new(&[ids])?, [Row::of(0, ids)]);
+    let cache = of_points(points)?.run_under(model, &batch, &rows, Context::default(), &mut last)?;
     Ok((cache, only(last)))
 }
 

@@ -13,3 +13,4 @@ mod laws;
 mod measure;
 mod sieve;
 mod statistics;
+mod sweeps;

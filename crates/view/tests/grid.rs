@@ -32,6 +32,7 @@ fn report() -> GridReport {
         ],
         meaning: ["towards \" Mary\"".to_owned(), "towards \" John\"".to_owned()],
         columns: columns.collect(),
+        row_kind: "layer",
         rows: (0..3).map(row).collect(),
     }
 }

@@ -22,6 +22,7 @@ from easyroutine.interpretability.selection import Layers, as_json, layer_number
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from easyroutine.interpretability.dictionary import Dictionary
     from easyroutine.interpretability.hooked_model import HookedModel
 
 __all__ = ["PatchingGrid", "check_unchanged", "compute_patching", "sweep"]
@@ -159,7 +160,7 @@ def sweep(
     model: HookedModel,
     prompt: Any,
     *,
-    along: Literal["positions", "heads", "sites"] = "positions",
+    along: Literal["positions", "heads", "sites", "features"] = "positions",
     site: str | Sequence[str] | None = None,
     layers: Layers | None = None,
     positions: Any = ("all",),
@@ -172,6 +173,9 @@ def sweep(
     estimate: bool = False,
     check: int | None = None,
     rule: Literal["gradient", "relp"] = "gradient",
+    dictionaries: Mapping[str, Dictionary] | None = None,
+    features: Sequence[int] | None = None,
+    top: int | None = None,
     on_progress: Callable[[int, int], Any] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> PatchingGrid:
@@ -193,8 +197,19 @@ def sweep(
     metric (attribution patching). ``check=N`` also runs the N largest cells, and the grid's ``check`` says how well the
     estimates agree. ``rule="relp"`` uses RelP's coefficients in place of the gradient. The metric must have a gradient,
     so not ``rank``.
+
+    ``dictionaries={"sae": dictionary}`` changes features instead: those numbered ``features``, or the ``top`` (20) whose
+    effects a gradient estimates to be the largest, strongest first. They are the rows of the grid; its columns are
+    positions, or with ``along="features"`` one for all positions at once. ``site`` is ``"features_sae"``, of a set
+    ``"features_sae_3"`` or ``"features_sae_*"``; by default the features of every dictionary. A feature that the change
+    leaves as it is has no effect, exactly.
     """
     check_unchanged(model, "sweep")
+    given = _dictionaries(model, dictionaries, layers, estimate)
+    if not given and (features is not None or top is not None):
+        raise InputError("features and top are for dictionaries", 'sweep(…, dictionaries={"sae": dictionary})')
+    if features is not None and top is not None:
+        raise InputError("features names the features, and top chooses others: give one of them")
     for name, choice in (("along", along), ("by", by), ("metric", metric)):
         string(choice, name)
     if on_progress is not None:
@@ -219,9 +234,9 @@ def sweep(
     text = model._engine.sweep(
         rows[0].ids,
         {
-            "layers": _layers(model, layers),
+            "layers": [] if given else _layers(model, layers),
             "along": along,
-            "sites": _sites(along, site),
+            "sites": _sites("features" if given else along, site),
             "positions": _indices(model, rows[0], positions),
             "by": by,
             "mean_over": mean_over,
@@ -233,10 +248,40 @@ def sweep(
             "estimate": bool(estimate),
             "check": None if check is None else whole(check, "check", 0),
             "rule": string(rule, "rule"),
+            "dictionaries": given,
+            "features": None if features is None else _numbers(features),
+            "top": whole(20 if top is None else top, "top", 1, 65_536),
         },
         on_progress,
     )
     return PatchingGrid(json.loads(text))
+
+
+def _dictionaries(model: HookedModel, dictionaries: Any, layers: Any, estimate: bool) -> list[tuple[str, Any, str]]:
+    """Names, dictionaries and their records, in the engine's form."""
+    from easyroutine.interpretability.dictionary import Dictionary
+
+    given = mapping({} if dictionaries is None else dictionaries, "dictionaries")
+    for name, one in given.items():
+        if not isinstance(one, Dictionary):
+            raise InputError(f"dictionaries[{name!r}] is {one!r:.80}; it must be a Dictionary", "Dictionary.open(path)")
+        one._tell_of_other_model(model, stacklevel=5)
+    if given and layers is not None:
+        raise InputError(
+            "a sweep of features has no layers", 'name the layers of a set as sites: site="features_NAME_3"'
+        )
+    if given and estimate:
+        raise InputError(
+            "features are run, not estimated", "Dictionary.attribution(…) estimates them all from one gradient"
+        )
+    return [
+        (string(name, "the name of a dictionary"), one._engine, json.dumps(one._record)) for name, one in given.items()
+    ]
+
+
+def _numbers(features: Any) -> list[int]:
+    numbers = [whole(one, "a feature", 0, 2**32 - 1) for one in listed(features, "features", "numbers of features")]
+    return list(dict.fromkeys(numbers))
 
 
 def _prompts(by: str, row: Row, others: Sequence[Row]) -> list[tuple[str, str]]:
@@ -288,7 +333,7 @@ def _indices(model: HookedModel, row: Any, positions: Any) -> list[int]:
 
 
 class PatchingGrid:
-    """A number for every change of a sweep: layers by columns."""
+    """A number for every change of a sweep: layers by columns; of a dictionary's features, features by columns."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = dict(data)
@@ -302,6 +347,11 @@ class PatchingGrid:
     def layers(self) -> list[int]:
         """The layer of each row."""
         return list(self.data["layers"])
+
+    @property
+    def features(self) -> list[int]:
+        """The feature of each row, where a dictionary's features were changed; else empty."""
+        return list(self.data.get("features", []))
 
     @property
     def columns(self) -> list[str]:
@@ -339,9 +389,9 @@ class PatchingGrid:
         return dict(self.data)
 
     def to_pandas(self) -> Any:
-        """Layers by columns as a pandas table; needs pandas."""
+        """Layers by columns as a pandas table, features by their names; needs pandas."""
         pandas = tensors.needed("pandas", "to_pandas()")
-        return pandas.DataFrame(self.values, index=self.layers, columns=self.columns)
+        return pandas.DataFrame(self.values, index=self._rows(), columns=self.columns)
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
         """One self-contained page, which needs no network; written to ``path`` if given."""
@@ -377,13 +427,22 @@ class PatchingGrid:
             number = label.removeprefix("position ")
             is_position = number != label and number.isdecimal() and int(number) < len(tokens)
             columns.append((number, tokens[int(number)]) if is_position else (label, None))
-        return {**self.data, "prompts": list(self.data["prompts"].items()), "columns": columns}
+        return {
+            **self.data,
+            "features": self.features,
+            "prompts": list(self.data["prompts"].items()),
+            "columns": columns,
+        }
+
+    def _rows(self) -> list[Any]:
+        return [names[0] for names in self.data["activations"]] if self.features else self.layers
 
     def __str__(self) -> str:
         return self.table()
 
     def __repr__(self) -> str:
-        return f"PatchingGrid({self.data['metric']['name']}, {len(self.layers)} layers by {len(self.columns)} columns)"
+        rows = "features" if self.features else "layers"
+        return f"PatchingGrid({self.data['metric']['name']}, {len(self.layers)} {rows} by {len(self.columns)} columns)"
 
     def _repr_html_(self) -> str:
         """The page in an iframe; the picture where frames are off."""

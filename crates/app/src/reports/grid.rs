@@ -21,6 +21,33 @@ pub struct GridWords<'a> {
     pub estimated: Option<Estimated<'a>>,
 }
 
+/// What a grid changes.
+#[derive(Debug, Clone)]
+pub struct GridPlaces<'a> {
+    /// Sites, or keys of features: `attn_out, mlp_out`.
+    pub names: String,
+    /// Whether each position is a column.
+    pub by_position: bool,
+    /// The positions, ascending.
+    pub positions: &'a [usize],
+    /// The record of the dictionaries whose features are changed.
+    pub dictionaries: Option<Value>,
+}
+
+impl<'a> From<&'a Along> for GridPlaces<'a> {
+    fn from(along: &'a Along) -> Self {
+        let (names, by_position, positions) = match along {
+            Along::Positions { site, positions } => (site.name().to_owned(), true, positions),
+            Along::Heads { site, positions } => (site.name().to_owned(), false, positions),
+            Along::Sites { sites, positions } => {
+                let names: Vec<&str> = sites.iter().map(|site| site.name()).collect();
+                (names.join(", "), false, positions)
+            }
+        };
+        GridPlaces { names, by_position, positions, dictionaries: None }
+    }
+}
+
 /// How cells were estimated.
 #[derive(Debug, Clone, Copy)]
 pub struct Estimated<'a> {
@@ -88,9 +115,17 @@ pub fn how_changed(by: &By) -> String {
 }
 
 /// The report of a grid, and its JSON in the schema `easyroutine.grid/1`.
-pub fn grid(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'_>) -> (GridReport, Value) {
-    let report = report(subject, along, grid, words);
+pub fn grid(
+    subject: &Subject<'_>,
+    places: &GridPlaces<'_>,
+    grid: &Grid,
+    words: &GridWords<'_>,
+) -> (GridReport, Value) {
+    let report = report(subject, places, grid, words);
     let mut json = json(subject, grid, &report);
+    if let Some(dictionaries) = &places.dictionaries {
+        json["dictionaries"] = dictionaries.clone();
+    }
     if let Some(estimated) = words.estimated {
         json["estimate"] = estimated.to_json();
     }
@@ -110,7 +145,7 @@ fn json(subject: &Subject<'_>, grid: &Grid, report: &GridReport) -> Value {
     json
 }
 
-fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'_>) -> GridReport {
+fn report(subject: &Subject<'_>, changed: &GridPlaces<'_>, grid: &Grid, words: &GridWords<'_>) -> GridReport {
     let text = |id: u32| format!("{:?}", subject.text(id));
     let reference = if grid.base.is_some() { "base" } else { "unchanged" };
     let name = metric_words(grid.metric, &text, [reference, "changed"]);
@@ -129,15 +164,9 @@ fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'
         Metric::Kl => ("farther from the unchanged run".to_owned(), String::new()),
         Metric::Rank { token } => (format!("{} falls", text(token)), format!("{} rises", text(token))),
     };
-    let (sites, by_position, positions) = match along {
-        Along::Positions { site, positions } => (site.name().to_owned(), true, positions),
-        Along::Heads { site, positions } => (site.name().to_owned(), false, positions),
-        Along::Sites { sites, positions } => {
-            (sites.iter().map(|site| site.name()).collect::<Vec<_>>().join(", "), false, positions)
-        }
-    };
+    let GridPlaces { names, by_position, positions, .. } = changed;
     let places = match positions.len() {
-        _ if by_position => "one position at a time".to_owned(),
+        _ if *by_position => "one position at a time".to_owned(),
         n if n == subject.ids.len() => "at all positions".to_owned(),
         1 => format!("at position {}", positions[0]),
         _ => format!(
@@ -148,7 +177,7 @@ fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'
     let base = grid.base.map(|base| format!(" · base {base:.4}")).unwrap_or_default();
     let bos = if subject.starts_with_bos { "starts with BOS" } else { "no BOS" };
     let model = &subject.files.name;
-    let columns = grid.columns.iter().enumerate().map(|(column, label)| match by_position {
+    let columns = grid.columns.iter().enumerate().map(|(column, label)| match *by_position {
         true => GridColumn {
             label: positions[column].to_string(),
             token: Some(subject.text(subject.ids[positions[column]])),
@@ -163,7 +192,10 @@ fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'
                 effect: value - grid.unchanged,
             };
             GridRow {
-                label: format!("layer {layer}"),
+                label: match (grid.features.is_empty(), activations.first()) {
+                    (false, Some(feature)) => feature.clone(),
+                    _ => format!("layer {layer}"),
+                },
                 cells: values.iter().zip(activations).map(cell).collect(),
             }
         });
@@ -173,7 +205,7 @@ fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'
             subject.model.arch().layers.len(),
             dtype_name(subject.model.dtype())
         ),
-        format!("{sites} {}, {places}", words.how),
+        format!("{names} {}, {places}", words.how),
         format!("metric: {name}, at the last token · unchanged {:.4}{base}", grid.unchanged),
     ];
     lines.extend(words.estimated.map_or_else(
@@ -181,6 +213,7 @@ fn report(subject: &Subject<'_>, along: &Along, grid: &Grid, words: &GridWords<'
         Estimated::lines,
     ));
     GridReport {
+        row_kind: if grid.features.is_empty() { "layer" } else { "feature" },
         title: words.title.to_owned(),
         lines,
         prompts: words.prompts.clone(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::{ModelFlag, PromptArgs, Reading, RuleArg};
+use super::{DictFlags, ModelFlag, PromptArgs, Reading, RuleArg};
 
 /// `patch`
 #[derive(Debug, ClapArgs)]
@@ -50,13 +50,23 @@ pub(crate) struct Ablate {
 /// What a grid is made of.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Sweep {
-    /// The columns; by default `patch` has positions, `ablate` heads.
+    /// The columns; by default `patch` has positions, `ablate` heads. Of a dictionary's features: positions, or features, each
+    /// changed at all positions at once; that is what `ablate` does by default.
     #[arg(long, value_enum, value_name = "COLUMNS")]
     pub(crate) along: Option<AlongArg>,
     /// The site to change: resid_in, attn_out, mlp_out, ... along positions, head_out, ... along heads; several,
-    /// comma-separated, along sites.
+    /// comma-separated, along sites. `features_NAME`, of a set `features_NAME_3` or `features_NAME_*`, are the features of
+    /// --dict NAME=REF; the default where a dictionary is given.
     #[arg(long, value_name = "SITE")]
     pub(crate) site: Option<String>,
+    #[command(flatten)]
+    pub(crate) dictionaries: DictFlags,
+    /// The features to change, the rows of the grid: 3,17 or 100:110 (100 to 109).
+    #[arg(long, value_name = "FEATURES", requires = "dict", conflicts_with = "top")]
+    pub(crate) features: Option<String>,
+    /// Change the N features whose effects a gradient estimates to be the largest, strongest first; 20 by default.
+    #[arg(long, value_name = "N", requires = "dict", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) top: Option<u32>,
     /// Positions of the prompt: the columns, or where each head or site is changed. All by default. May repeat.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
@@ -117,6 +127,7 @@ pub(crate) enum AlongArg {
     Positions,
     Heads,
     Sites,
+    Features,
 }
 
 /// `--metric` of a grid

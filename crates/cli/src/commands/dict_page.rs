@@ -184,7 +184,7 @@ fn about(page: &DictPage) -> FeaturesReport {
 }
 
 /// `12, 0:500`
-fn numbers(text: &str) -> Result<Vec<Range<u32>>, Failure> {
+pub(super) fn numbers(text: &str) -> Result<Vec<Range<u32>>, Failure> {
     let one = |part: &str| {
         let part = part.trim();
         let wrong =

@@ -37,5 +37,6 @@ pub(crate) mod serve;
 pub(crate) mod shell;
 pub(crate) mod show;
 pub(crate) mod sweep;
+mod sweep_features;
 pub(crate) mod tokens;
 pub(crate) mod tune;

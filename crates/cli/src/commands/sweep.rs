@@ -4,8 +4,7 @@ use std::rc::Rc;
 
 use easyroutine::attribution::{Estimating, estimate};
 use easyroutine::gradients::Rule;
-use easyroutine::patching::{Along, By, Metric, Sweep, sweep};
-use easyroutine::positions::Specifier;
+use easyroutine::patching::{Along, By, Metric, Sweep};
 use easyroutine::prompts::{self, Prompts};
 use easyroutine::request::Request;
 use easyroutine::sites::{Scope, Site};
@@ -13,8 +12,9 @@ use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Model};
 
 use super::lens::{selected, specifiers};
+use super::sweep_features::{self, Asked};
 use crate::args::{
-    Ablate, AlongArg, Args, ByArg, EffectArg, EstimatingArgs, MeanOverArg, Patch, RuleArg, Sweep as SweepArgs,
+    Ablate, AlongArg, Args, ByArg, EffectArg, MeanOverArg, Patch, RuleArg, Sweep as SweepArgs,
 };
 use crate::failure::Failure;
 use crate::hosted;
@@ -22,40 +22,33 @@ use crate::layers;
 use crate::output::{self, DRAWN, Destination};
 use crate::progress::Counted;
 use crate::session::{self, Prompt, Session, token_text};
-use easyroutine_app::reports::{self, Estimated, GridWords};
+use easyroutine_app::reports::{self, Estimated, GridPlaces, GridWords};
 
 /// A model, its tokenizer and the prompt to change.
-struct Opened {
-    session: Rc<Session>,
-    tokenizer: Rc<Tokenizer>,
-    prompt: Prompt,
+pub(super) struct Opened {
+    pub(super) session: Rc<Session>,
+    pub(super) tokenizer: Rc<Tokenizer>,
+    pub(super) prompt: Prompt,
 }
 
 pub(crate) fn patch(args: &Args, patch: &Patch) -> Result<(), Failure> {
     let targets = output::targets(args, DRAWN)?;
+    let features = sweep_features::asked(&patch.sweep, &patch.model.loading.finding, AlongArg::Positions)?;
     let opened = open(&patch.model.model, &patch.model.loading, &patch.prompt)?;
     let Opened { session, tokenizer, prompt } = &opened;
     let context = session.model.arch().context;
     let base = patch.prompt.cut(patch.base.clone(), tokenizer, context)?;
     let predicted = |prompt: &Prompt| predictions(&session.model, prompt).map(|ids| ids[0]);
     let metric = metric(&patch.sweep, tokenizer, || Ok([predicted(&base)?, predicted(prompt)?]))?;
-    let request = Sweep {
-        layers: layers_of(&patch.sweep, session)?,
-        along: along(&patch.sweep, AlongArg::Positions, &opened)?,
-        by: By::Patch(base.encoded.ids.clone()),
-        metric,
-    };
+    let by = By::Patch(base.encoded.ids.clone());
     let prompts =
         [("base", &base), ("target", prompt)].map(|(what, prompt)| (what.to_owned(), prompt.text.clone()));
-    let how = "activations of the base put into the run of the target";
-    finish(
-        args,
-        &targets,
-        &opened,
-        &request,
-        &patch.sweep.estimating,
-        GridWords { title: "Activation patching", how, prompts: prompts.to_vec(), estimated: None },
-    )
+    let how = match features {
+        None => "activations of the base put into the run of the target",
+        Some(_) => "with their values in the base, in the run of the target",
+    };
+    let words = GridWords { title: "Activation patching", how, prompts: prompts.to_vec(), estimated: None };
+    finish(args, &targets, &opened, &patch.sweep, (features, AlongArg::Positions), (by, metric), words)
 }
 
 pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
@@ -72,6 +65,7 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
             return Err(Failure::usage(format!("{flag} is for --by {name}")).hint(format!("add --by {name}")));
         }
     }
+    let features = sweep_features::asked(&ablate.sweep, &ablate.model.loading.finding, AlongArg::Features)?;
     let opened = open(&ablate.model.model, &ablate.model.loading, &ablate.prompt)?;
     let Opened { session, tokenizer, prompt } = &opened;
     let context = session.model.arch().context;
@@ -119,14 +113,9 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
         }
     };
     let first_two = || predictions(&session.model, prompt).map(|ids| [ids[0], ids[1]]);
-    let request = Sweep {
-        layers: layers_of(&ablate.sweep, session)?,
-        along: along(&ablate.sweep, AlongArg::Heads, &opened)?,
-        by,
-        metric: metric(&ablate.sweep, tokenizer, first_two)?,
-    };
+    let metric = metric(&ablate.sweep, tokenizer, first_two)?;
     let words = GridWords { title: "Ablation", how: &how, prompts: shown, estimated: None };
-    finish(args, &targets, &opened, &request, &ablate.sweep.estimating, words)
+    finish(args, &targets, &opened, &ablate.sweep, (features, AlongArg::Heads), (by, metric), words)
 }
 
 fn open(
@@ -181,25 +170,25 @@ fn layers_of(sweep: &SweepArgs, session: &Session) -> Result<Vec<usize>, Failure
     Ok(blocks)
 }
 
+/// The positions of the prompt that are changed, ascending.
+pub(super) fn positions(sweep: &SweepArgs, opened: &Opened) -> Result<Vec<usize>, Failure> {
+    let chosen = specifiers(&sweep.positions)?;
+    selected(&chosen, &opened.prompt, &opened.tokenizer, sweep.seed)
+}
+
 fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Along, Failure> {
-    let chosen = match sweep.positions.is_empty() {
-        true => vec![Specifier::All],
-        false => specifiers(&sweep.positions)?,
-    };
-    let positions = selected(&chosen, &opened.prompt, &opened.tokenizer, sweep.seed)?;
+    let positions = positions(sweep, opened)?;
     let along = sweep.along.unwrap_or(otherwise);
     let (default, scope) = match along {
         AlongArg::Positions => ("resid_in", Scope::Layer),
         AlongArg::Heads => ("head_out", Scope::Head),
         AlongArg::Sites => ("attn_out,mlp_out", Scope::Layer),
+        AlongArg::Features => {
+            return Err(Failure::usage("--along features: no dictionary is given")
+                .hint("name one: --dict NAME=PATH; its features are features_NAME"));
+        }
     };
     let named = |name: &str| {
-        if name.trim().starts_with("features_") {
-            return Err(Failure::usage(format!("--site: `{}` is no site but features", name.trim())).hint(
-                "attribute -a features_NAME --dict NAME=PATH scores them all; --check 20 ablates the 20 largest one at a \
-                 time, and with --base gives them their values in another prompt",
-            ));
-        }
         Site::from_name(name.trim()).ok_or_else(|| {
             let names = Site::ALL.iter().filter(|site| site.scope() == scope).map(|site| site.name());
             let near = easyroutine::sites::nearest(name, names);
@@ -263,23 +252,34 @@ fn unread(sweep: &SweepArgs) -> Option<&'static str> {
     }
 }
 
+/// Makes the changes, of activations along some columns or of features, and reports them.
 fn finish(
     args: &Args,
     targets: &[Destination],
     opened: &Opened,
-    request: &Sweep,
-    estimating: &EstimatingArgs,
+    sweep: &SweepArgs,
+    (features, otherwise): (Option<Asked>, AlongArg),
+    (by, metric): (By, Metric),
     words: GridWords<'_>,
 ) -> Result<(), Failure> {
+    let Opened { session, tokenizer, prompt } = opened;
+    if let Some(features) = features {
+        let (grid, places) = features.run(opened, sweep, by, metric)?;
+        let (report, json) =
+            reports::grid(&session.subject(tokenizer, prompt), &places.shown(), &grid, &words);
+        return output::drawings(args, targets, &report, || Ok(json.to_string()));
+    }
+    let request =
+        Sweep { layers: layers_of(sweep, session)?, along: along(sweep, otherwise, opened)?, by, metric };
     let changes = Counted::new("changes");
-    let ids = &opened.prompt.encoded.ids;
+    let ids = &prompt.encoded.ids;
     let tell = |done, of| changes.tell(done, of);
-    let model = &opened.session.model;
+    let estimating = &sweep.estimating;
     let rule = estimating.rule.map_or(Rule::Gradient, RuleArg::rule);
     let (grid, check);
     if estimating.estimate {
         let how = Estimating { rule, check: estimating.check };
-        let found = estimate(model, ids, request, how, hosted::stop(), tell);
+        let found = estimate(&session.model, ids, &request, how, hosted::stop(), tell);
         changes.finish();
         let found = found?;
         (grid, check) = (found.grid, found.check);
@@ -287,13 +287,13 @@ fn finish(
             output::note("check", reports::check_words(check).trim_start_matches("check: "));
         }
     } else {
-        let found = sweep(model, ids, request, tell);
+        let found = easyroutine::patching::sweep(&session.model, ids, &request, tell);
         changes.finish();
         (grid, check) = (found?, None);
     }
     let estimated = estimating.estimate.then_some(Estimated { rule, check: check.as_ref() });
     let words = GridWords { estimated, ..words };
-    let Opened { session, tokenizer, prompt } = opened;
-    let (report, json) = reports::grid(&session.subject(tokenizer, prompt), &request.along, &grid, &words);
+    let places = GridPlaces::from(&request.along);
+    let (report, json) = reports::grid(&session.subject(tokenizer, prompt), &places, &grid, &words);
     output::drawings(args, targets, &report, || Ok(json.to_string()))
 }

@@ -117,6 +117,7 @@ pub fn estimate(
     let values: Vec<f64> = effects.iter().map(|effect| unchanged + effect).collect();
     let grid = Grid {
         layers: sweep.layers.clone(),
+        features: Vec::new(),
         columns: plan.labels(),
         activations: plan.names(),
         values: values.chunks(plan.columns.len()).map(<[f64]>::to_vec).collect(),

@@ -64,20 +64,21 @@ impl Edits {
         action: RowAction<'_>,
     ) -> Result<()> {
         let places = Places::at(positions);
+        let given = |tensor: &Tensor| {
+            let width = tensor.shape().last().copied().unwrap_or(1);
+            let spread = Spread::over(tensor, [1, positions.len(), width]);
+            spread.map(Given::ByNumber).ok_or_else(|| {
+                Error::input(format!(
+                    "{} positions but values of shape {:?}",
+                    positions.len(),
+                    tensor.shape()
+                ))
+            })
+        };
         let action = match action {
             RowAction::Zero => Action::Scale(0.0),
-            RowAction::Put(tensor) => {
-                let width = tensor.shape().last().copied().unwrap_or(1);
-                let spread = Spread::over(tensor, [1, positions.len(), width]);
-                let spread = spread.ok_or_else(|| {
-                    Error::input(format!(
-                        "{} positions but values of shape {:?}",
-                        positions.len(),
-                        tensor.shape()
-                    ))
-                })?;
-                Action::Put(Given::ByNumber(spread))
-            }
+            RowAction::Put(tensor) => Action::Put(given(tensor)?),
+            RowAction::Add(tensor) => Action::Add(1.0, given(tensor)?),
         };
         let target = Target::Tokens(places);
         self.at.entry(point).or_default().push(Change { row, target, entries: None, action });
@@ -95,6 +96,11 @@ pub(crate) enum RowAction<'a> {
     /// # Shapes
     /// `[T, width]` or `[width]`.
     Put(&'a Tensor),
+    /// Adds these to the vectors.
+    ///
+    /// # Shapes
+    /// As for [`RowAction::Put`].
+    Add(&'a Tensor),
 }
 
 /// Checks that interventions can change a site.

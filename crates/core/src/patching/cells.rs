@@ -15,15 +15,23 @@ use crate::tap::{Tap, Value, Want};
 /// Tokens run at a time: enough for full arithmetic speed, few enough for memory.
 const TOKENS: usize = 2048;
 
-/// One change to the row.
+/// Changes made to the row together.
 #[derive(Debug)]
 pub(super) struct Cell<'a> {
+    changes: Vec<Change<'a>>,
+    /// The first block whose run differs from the unchanged one.
+    start: usize,
+    /// The first changed position: earlier tokens stay the same.
+    first: usize,
+}
+
+/// One change to the row.
+#[derive(Debug)]
+struct Change<'a> {
     point: Point,
     /// Ascending.
     positions: &'a [usize],
     action: RowAction<'a>,
-    /// The first block whose run differs from the unchanged one.
-    start: usize,
 }
 
 /// The unchanged run, shared by all cells.
@@ -41,18 +49,28 @@ pub(super) struct Unchanged<'a> {
 impl<'a> Cell<'a> {
     /// A change of whole vectors at a point of a block.
     pub(super) fn new(model: &Model, point: Point, positions: &'a [usize], action: RowAction<'a>) -> Self {
-        let layer = point.layer().unwrap_or(0);
-        // A block's output is the next block's input: the block itself need not run again.
-        if point.site() == Site::ResidOut && layer + 1 < model.arch().layers.len() {
-            let point = Point::layer_of(Site::ResidIn, layer + 1);
-            return Cell { point, positions, action, start: layer + 1 };
-        }
-        Cell { point, positions, action, start: layer }
+        Cell::of(model, [(point, positions, action)])
     }
 
-    /// Its first changed position: earlier tokens stay the same.
-    fn first(&self) -> usize {
-        self.positions.first().copied().unwrap_or(0)
+    /// Several such changes, made together.
+    pub(super) fn of(
+        model: &Model,
+        changes: impl IntoIterator<Item = (Point, &'a [usize], RowAction<'a>)>,
+    ) -> Self {
+        let n_layers = model.arch().layers.len();
+        let change = |(point, positions, action): (Point, &'a [usize], RowAction<'a>)| {
+            // A block's output is the next block's input: the block itself need not run again.
+            let next = point.layer().map(|layer| layer + 1).filter(|next| *next < n_layers);
+            let point = match (point.site(), next) {
+                (Site::ResidOut, Some(next)) => Point::layer_of(Site::ResidIn, next),
+                _ => point,
+            };
+            Change { point, positions, action }
+        };
+        let changes: Vec<Change<'a>> = changes.into_iter().map(change).collect();
+        let start = changes.iter().filter_map(|change| change.point.layer()).min().unwrap_or(0);
+        let first = changes.iter().filter_map(|change| change.positions.first()).min().copied().unwrap_or(0);
+        Cell { changes, start, first }
     }
 }
 
@@ -77,7 +95,7 @@ impl<'a> Unchanged<'a> {
         while !rest.is_empty() {
             let mut tokens = 0;
             let fits = |i: &&usize| {
-                tokens += self.row.len() - cells[**i].first();
+                tokens += self.row.len() - cells[**i].first;
                 tokens <= TOKENS
             };
             let count = rest.iter().take_while(fits).count().max(1);
@@ -103,7 +121,7 @@ impl<'a> Unchanged<'a> {
             let begun = batch.n_rows();
             let active = group.iter().take_while(|i| cells[**i].start <= layer).count();
             if active > begun {
-                let firsts = group[..active].iter().map(|i| cells[*i].first());
+                let firsts = group[..active].iter().map(|i| cells[*i].first);
                 batch = Batch::continuing(firsts.map(|first| (first, &self.row[first..])));
                 let mut grown = Buffer::default();
                 grown.resize(batch.n_tokens(), d_model);
@@ -120,9 +138,8 @@ impl<'a> Unchanged<'a> {
             }
             let mut edits = Edits::default();
             for (row, i) in group[..active].iter().enumerate() {
-                let cell = &cells[*i];
-                if cell.point.layer() == Some(layer) {
-                    edits.push(cell.point.canonical(), row, cell.positions, cell.action)?;
+                for change in cells[*i].changes.iter().filter(|change| change.point.layer() == Some(layer)) {
+                    edits.push(change.point.canonical(), row, change.positions, change.action)?;
                 }
             }
             let rows = vec![0; active];

@@ -9,6 +9,8 @@ use super::Metric;
 pub struct Grid {
     /// The layer of each row.
     pub layers: Vec<usize>,
+    /// The feature of each row, where a dictionary's features are changed; else empty.
+    pub features: Vec<u32>,
     /// What each column changes: `position 3`, `head 2`, `mlp_out`.
     pub columns: Vec<String>,
     /// The activation of each cell, row by row.
@@ -37,7 +39,7 @@ impl Grid {
 
     /// The grid as JSON.
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut json = json!({
             "schema": "easyroutine.grid/1",
             "metric": self.metric.to_json(),
             "layers": self.layers,
@@ -46,6 +48,10 @@ impl Grid {
             "values": self.values,
             "unchanged": self.unchanged,
             "base": self.base,
-        })
+        });
+        if !self.features.is_empty() {
+            json["features"] = json!(self.features);
+        }
+        json
     }
 }

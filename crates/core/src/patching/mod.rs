@@ -4,6 +4,7 @@
 //! row of a batch. A [`Sweep`] makes one change after another to a single row; its [`Grid`] holds the effect of each on
 //! a [`Metric`].
 
+mod additions;
 mod cells;
 mod grid;
 mod metric;
@@ -22,6 +23,7 @@ use crate::model::Model;
 use crate::positions::{Context, Row, Selection, Specifier, select};
 use crate::tap::Tap;
 
+pub use additions::{Addition, Additions};
 pub use grid::Grid;
 pub use metric::Metric;
 pub use sweep::{Along, By, Sweep, sweep};

@@ -78,6 +78,19 @@ impl By {
         let fits = rows.iter().all(|other| other.len() == row.len());
         if fits && !is_alone { By::MeanOfRows(rows) } else { By::Mean(rows) }
     }
+
+    /// Checks that other rows are as long as the changed one, where each position is put in the place of the same
+    /// position.
+    ///
+    /// # Errors
+    /// If one is not.
+    pub fn check_lengths(&self, row: &[u32]) -> Result<()> {
+        match self {
+            By::Zero | By::Mean(_) => Ok(()),
+            By::MeanOfRows(rows) => rows.iter().try_for_each(|other| as_long(other, row)),
+            By::Resample(other) | By::Patch(other) => as_long(other, row),
+        }
+    }
 }
 
 /// Makes every change of a sweep to a row. Each gives the bits of a whole run with that change, but runs only the
@@ -99,6 +112,7 @@ pub fn sweep(
     let measured = exact.measured()?;
     Ok(Grid {
         layers: sweep.layers.clone(),
+        features: Vec::new(),
         columns: plan.labels(),
         activations: plan.names(),
         values: values.chunks(plan.columns.len()).map(<[f64]>::to_vec).collect(),
@@ -117,14 +131,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(model: &Model, row: &[u32], sweep: &Sweep) -> Result<Self> {
-        model.unembedding()?;
-        if let Some(what) = model.arch().reads_across_blocks() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("a sweep begins in the middle of the pass, but {what}"),
-            )
-            .hint("an intervention runs the whole pass: change one place after another"));
-        }
+        check_model(model)?;
         let columns = sweep.along.columns(model, row.len())?;
         check_layers(model, &sweep.layers)?;
         let of_layer = |layer: &usize| columns.iter().map(|column| column.point(model, *layer)).collect();
@@ -275,6 +282,15 @@ impl Along {
     }
 }
 
+/// Refuses a model without logits, or whose blocks read more than the stream.
+pub(super) fn check_model(model: &Model) -> Result<()> {
+    model.unembedding()?;
+    let Some(what) = model.arch().reads_across_blocks() else { return Ok(()) };
+    let what = format!("a sweep begins in the middle of the pass, but {what}");
+    Err(Error::new(ErrorKind::Unsupported, what)
+        .hint("an intervention runs the whole pass: change one place after another"))
+}
+
 /// Checks that a site has this scope and vectors that can be changed.
 fn check_site(site: Site, scope: Scope) -> Result<Site> {
     let is_column = |site: &Site| {
@@ -337,6 +353,7 @@ impl By {
         row: &[u32],
         points: std::collections::BTreeSet<Point>,
     ) -> Result<Option<Values>> {
+        self.check_lengths(row)?;
         match self {
             By::Zero => Ok(None),
             By::Mean(rows) => {
@@ -348,7 +365,6 @@ impl By {
                 Ok(Some(Values::Means(kept.into_iter().map(mean).collect::<Result<_>>()?)))
             }
             By::MeanOfRows(rows) => {
-                rows.iter().try_for_each(|other| as_long(other, row))?;
                 let kept = captured(model, rows, points)?;
                 let mean = |(point, (values, _)): (Point, (Vec<f32>, usize))| {
                     (point, mean_of_rows(&values, rows.len()))
@@ -356,7 +372,6 @@ impl By {
                 Ok(Some(Values::Taken(kept.into_iter().map(mean).collect(), row.len())))
             }
             By::Resample(other) | By::Patch(other) => {
-                as_long(other, row)?;
                 let kept = captured(model, std::slice::from_ref(other), points)?;
                 let taken = kept.into_iter().map(|(point, (values, _))| (point, values)).collect();
                 Ok(Some(Values::Taken(taken, row.len())))

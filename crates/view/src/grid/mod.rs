@@ -1,4 +1,4 @@
-//! A grid of effects of many changes: layers by positions, heads or sites.
+//! A grid of effects of many changes: layers by positions, heads or sites; features by positions.
 
 mod html;
 mod picture;
@@ -25,7 +25,9 @@ pub struct GridReport {
     pub meaning: [String; 2],
     /// Column headings, from left to right.
     pub columns: Vec<GridColumn>,
-    /// Rows from the first layer up; pictures have the last on top.
+    /// What a row is: `layer`, `feature`.
+    pub row_kind: &'static str,
+    /// Rows from the first layer up, of which pictures have the last on top; features from the first down.
     pub rows: Vec<GridRow>,
 }
 
@@ -38,10 +40,10 @@ pub struct GridColumn {
     pub token: Option<String>,
 }
 
-/// One layer.
+/// One layer, or one feature.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GridRow {
-    /// `layer 5`.
+    /// `layer 5`, `features_sae:12`.
     pub label: String,
     /// One cell per column.
     pub cells: Vec<GridCell>,
@@ -94,8 +96,10 @@ impl GridReport {
         self.lines.iter().map(|line| facts(line))
     }
 
-    /// Layers in the order of pictures: the last on top.
+    /// Rows in the order of pictures: the last layer on top, features as they come.
     fn rows_downwards(&self) -> impl Iterator<Item = &GridRow> {
-        self.rows.iter().rev()
+        let n = self.rows.len();
+        let is_upwards = self.row_kind == "layer";
+        (0..n).map(move |row| &self.rows[if is_upwards { n - 1 - row } else { row }])
     }
 }

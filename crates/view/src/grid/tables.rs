@@ -6,8 +6,6 @@ use super::GridReport;
 use crate::table::{Cell, Table};
 use crate::text::{self, printable};
 
-const HEADER: [&str; 6] = ["layer", "column", "token", "activation", "value", "effect"];
-
 /// One row per cell.
 #[must_use]
 pub fn table(report: &GridReport) -> Table<'_> {
@@ -23,7 +21,7 @@ pub fn table(report: &GridReport) -> Table<'_> {
             ]
         })
     });
-    Table::new(&HEADER, rows)
+    Table::new(&[report.row_kind, "column", "token", "activation", "value", "effect"], rows)
 }
 
 /// A Markdown table of effects, the last layer on top.
@@ -45,5 +43,5 @@ pub fn markdown(report: &GridReport) -> String {
         let effects = row.cells.iter().map(|cell| Cell::new(report.number(cell.effect), cell.effect));
         std::iter::once(Cell::token(&row.label)).chain(effects).collect()
     });
-    out + &Table::of_cells(std::iter::once(Cell::exact("layer")).chain(tokens).collect(), rows).markdown()
+    out + &Table::of_cells(std::iter::once(Cell::exact(report.row_kind)).chain(tokens).collect(), rows).markdown()
 }

@@ -235,11 +235,16 @@ fn run(next: &Next) -> Option<String> {
 }
 
 fn sweep(mut call: Call, sweep: &Sweep, along: &str, report: &Value) -> Option<Call> {
+    // Python opens dictionaries in lines of their own.
+    if !sweep.dictionaries.dict.is_empty() {
+        return None;
+    }
     let along = match sweep.along {
         None => along,
         Some(AlongArg::Positions) => "positions",
         Some(AlongArg::Heads) => "heads",
         Some(AlongArg::Sites) => "sites",
+        Some(AlongArg::Features) => return None,
     };
     call.text("along", along);
     match sweep.site.as_deref() {
