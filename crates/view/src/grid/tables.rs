@@ -43,5 +43,6 @@ pub fn markdown(report: &GridReport) -> String {
         let effects = row.cells.iter().map(|cell| Cell::new(report.number(cell.effect), cell.effect));
         std::iter::once(Cell::token(&row.label)).chain(effects).collect()
     });
-    out + &Table::of_cells(std::iter::once(Cell::exact(report.row_kind)).chain(tokens).collect(), rows).markdown()
+    out + &Table::of_cells(std::iter::once(Cell::exact(report.row_kind)).chain(tokens).collect(), rows)
+        .markdown()
 }
