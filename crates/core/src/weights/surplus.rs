@@ -113,22 +113,31 @@ pub(super) fn check<'n>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::families;
 
-    fn names(config: &str) -> Names {
-        families::read(&Config::parse(config.as_bytes()).unwrap(), &[]).unwrap().names
-    }
-
-    fn llama() -> Names {
-        names(r#"{"model_type": "llama"}"#)
+    fn decoder() -> Names {
+        Names {
+            prefix: "model.",
+            embed: "embed_tokens",
+            positions: None,
+            embed_norm: None,
+            project_in: None,
+            project_out: None,
+            final_norm: Some("norm"),
+            unembed: "lm_head",
+            score: &[],
+            layer: "layers.{}.",
+            layers: Vec::new(),
+            ignored: &[],
+            spellings: &[],
+            left_out: &[],
+            further_layers: 0..0,
+            per_layer: None,
+        }
     }
 
     #[test]
     fn layers_that_predict_further_tokens_are_left_out() {
-        let config =
-            r#"{"model_type": "deepseek_v3", "num_hidden_layers": 61, "num_nextn_predict_layers": 1}"#;
-        let names = names(config);
+        let names = Names { further_layers: 61..62, ..decoder() };
         let part = |name| part_left_out(name, &names);
         assert_eq!(part("model.layers.61.eh_proj.weight"), Some("model.layers.61."));
         assert_eq!(part("layers.61.mlp.gate.weight"), Some("layers.61."));
@@ -140,7 +149,7 @@ mod tests {
         ] {
             assert_eq!(part(kept), None, "{kept}");
         }
-        assert_eq!(part_left_out("model.layers.61.eh_proj.weight", &llama()), None);
+        assert_eq!(part_left_out("model.layers.61.eh_proj.weight", &decoder()), None);
     }
 
     #[test]
@@ -161,10 +170,10 @@ mod tests {
     #[test]
     fn all_offenders_are_named() {
         let names = ["a.weight", "b.weight", "x.rotary_emb.inv_freq", "v_head.summary.bias"];
-        let error = check(names.into_iter(), &llama(), &Allowed::default()).unwrap_err();
+        let error = check(names.into_iter(), &decoder(), &Allowed::default()).unwrap_err();
         assert!(error.to_string().contains("tensors `a.weight`, `b.weight` have no place"), "{error}");
         let allowed = Allowed::parse(&["?.weight".into()]).unwrap();
-        let warnings = check(names.into_iter(), &llama(), &allowed).unwrap();
+        let warnings = check(names.into_iter(), &decoder(), &allowed).unwrap();
         assert_eq!(warnings.len(), 2);
         assert!(warnings[0].contains("v_head.summary.bias") && warnings[0].contains("value head"));
         assert!(warnings[1].contains("`a.weight`, `b.weight`"));
@@ -176,7 +185,7 @@ mod tests {
         let names = ["a.weight", "x.rotary_emb.inv_freq", "v_head.summary.bias"];
         let patterns = ["a.*", "*.k_scael", "*.inv_freq", "v_head.*"].map(str::to_owned);
         let allowed = Allowed::parse(&patterns).unwrap();
-        let warnings = check(names.into_iter(), &llama(), &allowed).unwrap();
+        let warnings = check(names.into_iter(), &decoder(), &allowed).unwrap();
         assert_eq!(
             warnings.last().unwrap(),
             "no surplus tensor is called `*.k_scael`, `*.inv_freq`, `v_head.*`: allowing that changes nothing"
