@@ -41,7 +41,7 @@ lint:
 	cargo deny --all-features check bans licenses sources
 
 docs:
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --lib --all-features --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude easyroutine-python --lib --all-features --no-deps --locked
 
 unit:
 	cargo test --workspace --all-features --locked --no-fail-fast

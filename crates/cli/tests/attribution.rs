@@ -77,6 +77,7 @@ fn scores_of_any_activation_are_listed_and_written() {
     let refused = |more: &[&str]| fails(2, &[&fixed[..], more].concat());
     assert!(refused(&["--steps", "3"]).contains("--method integrated"));
     assert!(refused(&["--method", "integrated", "--rule", "relp"]).contains("--method patching"));
+    assert!(refused(&["--method", "integrated", "-k", "3"]).contains("-k is for --method patching"));
     assert!(fails(2, &["attribute", "the cat", "-m", &model]).contains("--base"));
     assert!(
         fails(2, &["attribute", "the cat", "--base", "the dog and", "-m", &model, "--answer", "id:7"])

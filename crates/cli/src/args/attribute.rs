@@ -52,9 +52,16 @@ pub(crate) struct Attribute {
     /// For `integrated`: the number of points; 50 by default.
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<usize>,
-    /// Number of cells listed, largest first.
-    #[arg(short, default_value_t = 20, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) k: u32,
+    /// For `patching`: number of cells listed, largest first; 20 by default.
+    #[arg(short, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) k: Option<u32>,
+}
+
+impl Attribute {
+    /// `-k`
+    pub(crate) fn most(&self) -> usize {
+        self.k.unwrap_or(20) as usize
+    }
 }
 
 /// `--method`

@@ -90,6 +90,7 @@ fn refuse_other_method(attribute: &Attribute) -> Result<(), Failure> {
         ("--rule", attribute.rule.is_some()),
         ("--check", attribute.check.is_some()),
         ("--positions", attribute.positions != ["all"]),
+        ("-k", attribute.k.is_some()),
         ("--pairs", attribute.prompt.pairs.is_some()),
     ];
     let of_integrated = [("--points", attribute.points.is_some()), ("--steps", attribute.steps.is_some())];
@@ -168,7 +169,7 @@ impl Opened<'_> {
             let named = |(point, kept): &(easyroutine::sites::Point, Kept)| (point.to_string(), kept.clone());
             return write(file, found.scores.iter().map(named).collect(), &summary);
         }
-        let cells = found.largest(0, attribute.k as usize);
+        let cells = found.largest(0, attribute.most());
         summary["cells"] = cells.iter().map(|cell| self.cell_json(cell)).collect();
         let mut rows: Vec<Vec<Cell>> = cells.iter().map(|cell| self.cell(cell)).collect();
         let mut header = vec!["activation", "position", "token", "part", "score"];

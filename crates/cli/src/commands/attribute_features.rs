@@ -87,7 +87,7 @@ pub(super) fn run(args: &Args, attribute: &Attribute) -> Result<(), Failure> {
         output::note("check", &format!("Pearson's r of estimates and runs {pearson}"));
     }
     let token = |position: usize| prompt.encoded.ids.get(position).map_or(String::new(), |id| text(*id));
-    let shown = &found.scores[..found.scores.len().min(attribute.k as usize)];
+    let shown = &found.scores[..found.scores.len().min(attribute.most())];
     let one = |score: &FeatureScore| {
         json!({
             "key": score.key, "feature": score.feature, "position": score.position,

@@ -104,7 +104,7 @@ pub(super) fn run(args: &Args, attribute: &Attribute, file: &Path) -> Result<(),
     output::note("metric", &format!("mean {name} of {n} corrupted prompts = {corrupted:.6}{of_clean}"));
     let mut scores = sums.means();
     scores.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0)));
-    scores.truncate(attribute.k as usize);
+    scores.truncate(attribute.most());
     let cells: Vec<Value> = scores
         .iter()
         .map(|((point, part), score)| json!({"activation": point.to_string(), "part": part, "score": score}))

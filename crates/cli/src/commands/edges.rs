@@ -262,7 +262,7 @@ impl Opened<'_> {
             }
             _ => format!("mean {} over {} pairs", metric_name(self.edges.metric), found.pairs),
         };
-        let faithful = found.faithfulness.map_or("none".to_owned(), |f| format!("{f:.4}"));
+        let faithful = found.faithfulness.map_or("none".to_owned(), |f| format!("{:.4}", unsigned_zero(f)));
         let method = match &self.edges.circuit {
             Some(file) => format!("the circuit of {}", file.display()),
             None => {
@@ -316,4 +316,9 @@ impl Opened<'_> {
         let drawing = CircuitDrawing { report: &report, most: self.edges.k as usize };
         output::drawings(args, targets, &drawing, || Ok(json.to_string()))
     }
+}
+
+/// A number that four decimals show as zero, without the sign that it would keep.
+fn unsigned_zero(x: f64) -> f64 {
+    if x.abs() < 5e-5 { 0.0 } else { x }
 }
