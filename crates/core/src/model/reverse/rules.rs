@@ -88,5 +88,7 @@ pub(super) fn is_by_token(step: &Step) -> bool {
             | Step::ScaleLeaving
             | Step::Scale { .. }
             | Step::Add { .. }
+            // Nothing is narrowed in a run that is walked back.
+            | Step::Narrow { .. }
     )
 }
