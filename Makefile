@@ -101,6 +101,7 @@ bench:
 	bench/run.sh
 	.cache/bench/venv/bin/python bench/gguf.py --program $${CARGO_TARGET_DIR:-target}/release/examples/forward \
 		"$$(python3 scripts/fetch_model.py smollm2)" "$$(python3 scripts/fetch_model.py gemma3)"
+	.cache/bench/venv/bin/python bench/mixers.py --models .cache/bench --program $${CARGO_TARGET_DIR:-target}/release/examples/forward
 	.cache/bench/venv/bin/python bench/sweep.py --models .cache/bench --program $${CARGO_TARGET_DIR:-target}/release/examples/sweep
 	.cache/bench/venv/bin/python bench/attribution.py --models .cache/bench --program $${CARGO_TARGET_DIR:-target}/release/examples/attribution
 	.cache/bench/venv/bin/pip install --quiet --disable-pip-version-check ./python

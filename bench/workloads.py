@@ -45,7 +45,8 @@ class Transformers:
         dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
         self.kept = []
-        for layer in self.model.model.layers:
+        trunk = getattr(self.model, "backbone", None) or self.model.model
+        for layer in trunk.layers:
             layer.register_forward_hook(lambda _, __, out: self.kept.append(out[0] if isinstance(out, tuple) else out))
 
     def ids(self, row, length):
@@ -54,6 +55,8 @@ class Transformers:
 
     def run(self, case, lengths):
         with self.torch.inference_mode():
+            if case == "generate":
+                return self.generate(*lengths)
             rows = [self.ids(row, length) for row, length in enumerate(lengths)]
             self.kept.clear()
             start = time.perf_counter()
@@ -69,6 +72,19 @@ class Transformers:
     def end(self, rows):
         """All residuals, and logits of the last token alone."""
         return self.model(input_ids=self.torch.tensor(rows), use_cache=False, logits_to_keep=1)
+
+    def generate(self, prompt, new):
+        """Greedy tokens one by one from a cache: milliseconds a token after the first."""
+        torch = self.torch
+        out = self.model(input_ids=torch.tensor([self.ids(0, prompt)]), use_cache=True, logits_to_keep=1)
+        # Mamba's classes call their cache by another name.
+        name = "cache_params" if getattr(out, "cache_params", None) is not None else "past_key_values"
+        start = time.perf_counter()
+        for step in range(new):
+            token = out.logits[:, -1].argmax(-1, keepdim=True)
+            out = self.model(input_ids=token, use_cache=True, **{name: out[name]})
+            self.kept.clear()
+        return (time.perf_counter() - start) * 1e3 / new
 
     def patterns(self, rows):
         return self.model(input_ids=self.torch.tensor(rows), use_cache=False, output_attentions=True)
