@@ -74,7 +74,10 @@ impl Choice {
                 let strong = open.map(|(i, h)| (i as u32, h * scale[i] + magnitude_bias[i]));
                 self.kept.extend(strong.filter(|(_, f)| *f > 0.0));
             }
-            Activation::TopK { k } => numbered.for_each(|(i, h)| self.offer(*k, i as u32, h)),
+            // Features come in ascending order, so that among equal ones the later never enters.
+            Activation::TopK { k } => {
+                numbered.for_each(|(i, h)| keep_best(&mut self.kept, *k, (i as u32, h), is_worse))
+            }
             Activation::GroupMax { k } => {
                 let size = n_features / (*k).max(1);
                 for (i, h) in numbered {
@@ -98,33 +101,32 @@ impl Choice {
         self.kept.sort_unstable_by_key(|(number, _)| *number);
         self.kept.into_iter().filter(|(_, value)| *value > 0.0)
     }
+}
 
-    /// Keeps the k best in a heap with the worst on top. Features come in ascending order, so that among equal ones the
-    /// later never enters.
-    fn offer(&mut self, k: usize, number: u32, h: f32) {
-        if self.kept.len() < k {
-            self.kept.push((number, h));
-            let mut at = self.kept.len() - 1;
-            while at > 0 && is_worse(self.kept[at], self.kept[(at - 1) / 2]) {
-                self.kept.swap(at, (at - 1) / 2);
-                at = (at - 1) / 2;
-            }
-        } else if k > 0 && is_worse(self.kept[0], (number, h)) {
-            self.kept[0] = (number, h);
-            let mut at = 0;
-            loop {
-                let children = [2 * at + 1, 2 * at + 2];
-                let worst = children
-                    .into_iter()
-                    .filter(|child| *child < k)
-                    .reduce(|a, b| if is_worse(self.kept[b], self.kept[a]) { b } else { a });
-                match worst {
-                    Some(child) if is_worse(self.kept[child], self.kept[at]) => {
-                        self.kept.swap(at, child);
-                        at = child;
-                    }
-                    _ => break,
+/// Keeps the k best in a heap with the worst on top. An item that is as good as the worst never enters.
+pub(crate) fn keep_best<T: Copy>(heap: &mut Vec<T>, k: usize, item: T, is_worse: impl Fn(T, T) -> bool) {
+    if heap.len() < k {
+        heap.push(item);
+        let mut at = heap.len() - 1;
+        while at > 0 && is_worse(heap[at], heap[(at - 1) / 2]) {
+            heap.swap(at, (at - 1) / 2);
+            at = (at - 1) / 2;
+        }
+    } else if k > 0 && is_worse(heap[0], item) {
+        heap[0] = item;
+        let mut at = 0;
+        loop {
+            let children = [2 * at + 1, 2 * at + 2];
+            let worst = children
+                .into_iter()
+                .filter(|child| *child < k)
+                .reduce(|a, b| if is_worse(heap[b], heap[a]) { b } else { a });
+            match worst {
+                Some(child) if is_worse(heap[child], heap[at]) => {
+                    heap.swap(at, child);
+                    at = child;
                 }
+                _ => break,
             }
         }
     }

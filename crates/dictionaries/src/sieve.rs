@@ -7,9 +7,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use easyroutine::{Cpu, Dtype, Result};
-use easyroutine_kernels::{PackedMatrix, Rows, RowsMut};
+use easyroutine_kernels::{PackedMatrix, Rows, RowsMut, nearest_bf16};
 
-use crate::activation::{Activation, Choice};
+use crate::activation::{Activation, Choice, keep_best};
 use crate::encode::{BLOCK, CHUNK, Read};
 use crate::layer::{Layer, pack, pieces};
 
@@ -93,6 +93,7 @@ impl Sieve {
             let bias = layer.encoder_bias.get(chunk.clone());
             let most_of = |of: &[f32]| of[chunk.clone()].iter().copied().fold(0.0, f32::max);
             let (norm, lost) = (most_of(&self.norms), most_of(&self.lost));
+            let scale = if read.norms.is_empty() { 1.0 } else { most_of(read.norms) };
             for rows in pieces(n, together) {
                 let h = &mut h[..rows.len() * chunk.len()];
                 let x = read.rows(rows.clone());
@@ -114,7 +115,6 @@ impl Sieve {
                         let by_norm = if read.norms.is_empty() { 1.0 } else { read.norms[feature] };
                         by_norm * reach.at(self.norms[feature], self.lost[feature]) + h.abs() * ROUNDED
                     };
-                    let scale = if read.norms.is_empty() { 1.0 } else { most_of(read.norms) };
                     passed.take(&layer.activation, chunk.start, h, scale * reach.at(norm, lost), bound);
                     passed.drop_the_weak();
                 });
@@ -192,13 +192,6 @@ fn norms_of(x: &[f32]) -> (f32, f32) {
     ((norm.sqrt() as f32) * ABOVE, (lost.sqrt() as f32) * ABOVE)
 }
 
-/// The nearest bf16, ties to even.
-fn nearest_bf16(x: f32) -> f32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
-    f32::from_bits(rounded)
-}
-
 impl Passed {
     /// Takes the outputs of the features from `first` on, each at most `widest` from its exact one, and at most its own
     /// `bound`.
@@ -223,7 +216,7 @@ impl Passed {
                         continue;
                     }
                     self.features.push(((first + i) as u32, h + bound));
-                    self.hold(*k, h - bound);
+                    keep_best(&mut self.least, *k, h - bound, |a, b| a < b);
                     limit = self.limit(*k);
                 }
             }
@@ -243,33 +236,6 @@ impl Passed {
                     }
                     self.features.push(((first + i) as u32, f32::INFINITY));
                 }
-            }
-        }
-    }
-
-    /// Keeps the k largest in a heap with the smallest on top.
-    fn hold(&mut self, k: usize, least: f32) {
-        if self.least.len() < k {
-            self.least.push(least);
-            let mut at = self.least.len() - 1;
-            while at > 0 && self.least[at] < self.least[(at - 1) / 2] {
-                self.least.swap(at, (at - 1) / 2);
-                at = (at - 1) / 2;
-            }
-        } else if k > 0 && least > self.least[0] {
-            self.least[0] = least;
-            let mut at = 0;
-            loop {
-                let children = [2 * at + 1, 2 * at + 2].into_iter().filter(|child| *child < k);
-                let Some(child) = children.reduce(|a, b| if self.least[b] < self.least[a] { b } else { a })
-                else {
-                    break;
-                };
-                if self.least[child] >= self.least[at] {
-                    break;
-                }
-                self.least.swap(child, at);
-                at = child;
             }
         }
     }

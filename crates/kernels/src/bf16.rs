@@ -12,7 +12,7 @@ pub(crate) fn round(value: f32) -> u16 {
 
 /// The f32 of the nearest bf16.
 #[inline(always)]
-pub(crate) fn nearest(value: f32) -> f32 {
+pub fn nearest(value: f32) -> f32 {
     widen(round(value))
 }
 

@@ -38,6 +38,7 @@ mod vector;
 
 pub use activation::Activation;
 pub use attention::{Alibi, Attention, Sequence};
+pub use bf16::nearest as nearest_bf16;
 pub use cpu::Cpu;
 pub use gradient::{FrozenNorm, Scale, Slope};
 pub use norm::NormKind;
