@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use easyroutine::arch::Arch;
 use easyroutine::identity::Identity;
-use easyroutine::sites::Point;
+use easyroutine::sites::{Point, Site};
 use easyroutine::{Cpu, Error, ErrorKind, Result};
 use easyroutine_files::MappedFile;
 use easyroutine_kernels::Rows;
@@ -297,5 +297,19 @@ fn fit(layer: &Layer, arch: &Arch) -> Result<Fit> {
             .hint("a dictionary fits the model that it was trained on"));
         }
     }
+    if order(writes) < order(reads) {
+        return Err(Error::new(
+            ErrorKind::Input,
+            format!(
+                "the dictionary reads `{reads}`, which this model computes after `{writes}`, where it writes"
+            ),
+        ));
+    }
     Ok(Fit { reads, writes })
+}
+
+/// Points of a forward pass in its order.
+fn order(point: Point) -> (usize, Point) {
+    let end = if point.site() == Site::InputEmbeddings { 0 } else { usize::MAX };
+    (point.layer().map_or(end, |layer| layer + 1), point)
 }

@@ -249,7 +249,8 @@ impl Tensors {
         self.problems.add(format!("{}: no tensor {}", self.file, shown(name)));
     }
 
-    fn wrong<T>(&self, name: &str, what: &str) -> Option<T> {
+    /// Records what is wrong with a tensor.
+    pub(crate) fn wrong<T>(&self, name: &str, what: &str) -> Option<T> {
         self.problems.add(format!("{}: tensor {} {what}", self.file, shown(name)));
         None
     }

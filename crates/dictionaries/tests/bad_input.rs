@@ -278,6 +278,134 @@ fn a_layer_that_is_missing_in_the_middle_is_not_dropped() {
     refused(&case.folder, &Options::default(), &["../layer_1.safetensors"]);
 }
 
+/// Writes other numbers over a tensor of f32 in a file of safetensors.
+fn overwrite(case: &Case, file: &str, tensor: &str, numbers: &[f32]) {
+    let path = case.folder.join(file);
+    let old = {
+        let opened = easyroutine_files::ShardedSafeTensors::open(&path).unwrap();
+        opened.tensor(tensor).unwrap().bytes().to_vec()
+    };
+    let mut new = old.clone();
+    let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+    new[..bytes.len()].copy_from_slice(&bytes);
+    replace(&path, &old, &new);
+}
+
+#[test]
+fn a_threshold_that_would_let_features_below_0_through_is_refused() {
+    let (_kept, case) = copy("circuit_tracer_plt_jumprelu_skip");
+    overwrite(&case, "layer_1.safetensors", "activation_function.threshold", &[0.5, -0.25]);
+    refused(&case.folder, &Options::default(), &["activation_function.threshold", "-0.25 at 1"]);
+}
+
+#[test]
+fn more_active_features_than_there_are_is_refused() {
+    let (_kept, case) = copy("saelens_topk_rescaled");
+    change(&case, "cfg.json", |cfg| cfg["k"] = 65.into());
+    refused(&case.folder, &Options::default(), &["k is 65", "64 features"]);
+    change(&case, "cfg.json", |cfg| cfg["k"] = 64.into());
+    Dictionary::open(&case.folder, &Options::default()).unwrap();
+}
+
+#[test]
+fn a_dictionary_that_reads_after_it_writes_is_refused() {
+    let case = Case::named("saelens_standard");
+    let fit = |place: &str| {
+        let options = Options { place: Some(place.to_owned()), ..Options::default() };
+        Dictionary::open(&case.folder, &options).unwrap().fit(tiny("gpt2").arch())
+    };
+    for place in ["mlp_out_1,z_L1", "resid_in_2,resid_out_1", "resid_in_0,input_embeddings"] {
+        let error = fit(place).expect_err(place).to_string();
+        let (reads, writes) = place.split_once(',').unwrap();
+        assert!(
+            error.contains(&format!("`{reads}`, which")) && error.contains(&format!("`{writes}`")),
+            "{error}"
+        );
+    }
+    for place in
+        ["mlp_in_1,mlp_out_1", "resid_out_1", "input_embeddings,resid_out_2", "resid_out_0,resid_in_1"]
+    {
+        fit(place).unwrap_or_else(|e| panic!("{place}: {e}"));
+    }
+}
+
+/// The vectors of the first row that a layer encodes in a case, and what it makes of them.
+fn encoded(case: &Case, dictionary: &Dictionary) -> Vec<f32> {
+    let (_, x) = case.tensor("x");
+    let layer = dictionary.layer(0).unwrap();
+    layer.encode(&cpu(), Rows::dense(&x[..layer.d_in()], 1, layer.d_in())).unwrap().dense()
+}
+
+#[test]
+fn an_early_transcoder_of_sparsify_is_known_by_its_run_or_its_places() {
+    let (_kept, case) = copy("sparsify_skip_transcoder");
+    let mlp = case.folder.join("layers.1.mlp");
+    let whole = encoded(&case, &case.dictionary());
+    change(&case, "layers.1.mlp/cfg.json", |cfg| drop(cfg.as_object_mut().unwrap().remove("transcode")));
+    std::fs::remove_file(case.folder.join("config.json")).unwrap();
+    refused(
+        &mlp,
+        &Options::default(),
+        &["`skip_connection` but no `transcode`", "--place mlp_in_5,mlp_out_5"],
+    );
+    let placed = Options { place: Some("mlp_in_1,mlp_out_1".to_owned()), ..Options::default() };
+    let by_place = Dictionary::open(&mlp, &placed).unwrap();
+    assert!(by_place.layer(0).unwrap().is_transcoder());
+    std::fs::write(case.folder.join("config.json"), r#"{"model": "tiny", "transcode": true}"#).unwrap();
+    let by_run = Dictionary::open(&mlp, &Options::default()).unwrap();
+    assert!(by_run.layer(0).unwrap().is_transcoder());
+    assert_eq!(by_run.certificate().architecture, "topk transcoder");
+    // Those versions subtracted the decoder's bias in transcoders too.
+    assert_eq!(encoded(&case, &by_run), encoded(&case, &by_place));
+    assert_ne!(encoded(&case, &by_run), whole);
+    std::fs::write(case.folder.join("config.json"), r#"{"model": "tiny", "transcode": false}"#).unwrap();
+    let autoencoder = Dictionary::open(&mlp, &Options::default()).unwrap();
+    assert!(!autoencoder.layer(0).unwrap().is_transcoder());
+}
+
+#[test]
+fn transcoders_that_a_set_does_not_list_are_its_files_by_number() {
+    let (_kept, case) = copy("circuit_tracer_plt");
+    let path = case.folder.join("config.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.split_once("transcoders:").unwrap().0).unwrap();
+    let found = case.dictionary();
+    assert_eq!(encoded(&case, &found), encoded(&case, &Case::named("circuit_tracer_plt").dictionary()));
+    assert_eq!(found.layers().len(), 3);
+    std::fs::remove_file(case.folder.join("layer_1.safetensors")).unwrap();
+    refused(&case.folder, &case.options(), &["layer_N.safetensors", "every layer from 0 on"]);
+}
+
+#[test]
+fn a_set_reads_transcoders_of_gemma_scope_2_as_they_are_alone() {
+    let alone = Case::named("gemma_scope_2_transcoder");
+    let (_kept, case) = copy("circuit_tracer_plt");
+    let file = files(&alone.folder).into_iter().find(|file| file.ends_with("params.safetensors")).unwrap();
+    for i in 0..3 {
+        std::fs::copy(&file, case.folder.join(format!("layer_{i}.safetensors"))).unwrap();
+    }
+    assert_eq!(encoded(&alone, &case.dictionary()), encoded(&alone, &alone.dictionary()));
+    let (_, x) = alone.tensor("x");
+    let x = Rows::dense(&x[..48], 1, 48);
+    let decoded = |dictionary: &Dictionary| {
+        let features = dictionary.layer(0).unwrap().encode(&cpu(), x).unwrap();
+        dictionary.decode(&cpu(), 0, &[&features], x).unwrap()
+    };
+    assert_eq!(decoded(&case.dictionary()), decoded(&alone.dictionary()));
+}
+
+#[test]
+fn decoder_rows_that_would_choose_other_features_in_llama_scope_are_told() {
+    let (_kept, case) = copy("llama_scope_res");
+    let file = "tiny-llama-L1R-1x/hyperparams.json";
+    let warnings = |case: &Case| case.dictionary().certificate().warnings.join(" ");
+    assert!(warnings(&case).contains("sparsity_include_decoder_norm"), "{}", warnings(&case));
+    change(&case, file, |settings| settings["act_fn"] = "topk".into());
+    refused(&case.folder, &Options::default(), &["sparsity_include_decoder_norm", "length 1"]);
+    change(&case, file, |settings| settings["sparsity_include_decoder_norm"] = false.into());
+    assert_eq!(warnings(&case), "");
+}
+
 #[test]
 fn flipped_bits_are_refused_or_read_and_never_panic() {
     for case in cases() {

@@ -6,6 +6,7 @@ use easyroutine::Result;
 use serde_json::Value;
 
 use super::draft::{Context, Draft, Reading};
+use super::gemma_scope_2;
 use crate::activation::Activation;
 use crate::place::Place;
 use crate::settings::Settings;
@@ -14,6 +15,8 @@ use crate::yaml;
 
 /// Limit on the layers of a set.
 const MOST_LAYERS: usize = 1000;
+/// How the names of a set's files begin where the configuration does not list them.
+pub(super) const LAYER: &str = "layer_";
 
 pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let bytes = context.small("config.yaml")?;
@@ -67,6 +70,11 @@ fn per_layer(
     let entries: Vec<(Option<usize>, Value)> = match listed {
         Some(Value::Array(items)) => items.into_iter().enumerate().map(|(i, item)| (Some(i), item)).collect(),
         Some(Value::Object(map)) => map.into_iter().map(|(key, item)| (key.parse().ok(), item)).collect(),
+        // Without a list the files are layer_0.safetensors and so on.
+        None if counted(context, LAYER) > 0 => {
+            let n = all_from_0(context, &[LAYER]).unwrap_or(0);
+            (0..n).map(|i| (Some(i), Value::String(format!("{LAYER}{i}.safetensors")))).collect()
+        }
         _ => {
             config.refuse("transcoders", "a list of files, one a layer");
             return Ok(Vec::new());
@@ -101,9 +109,12 @@ fn per_layer(
             }
             None => context.tensors(file)?,
         };
-        let draft = match file.split('?').next().is_some_and(|file| file.ends_with(".npz")) {
-            true => gemma_scope(&mut tensors),
-            false => transcoder(&mut tensors),
+        let draft = if file.split('?').next().is_some_and(|file| file.ends_with(".npz")) {
+            gemma_scope(&mut tensors)
+        } else if tensors.has("w_enc") {
+            gemma_scope_2::transcoder(&mut tensors)
+        } else {
+            transcoder(&mut tensors)
         };
         tensors.finish();
         drafts.extend(draft.map(|draft| (layer, at(context, draft, layer))));
@@ -126,9 +137,7 @@ fn transcoder(tensors: &mut Tensors) -> Option<Draft> {
     let encoder_bias = tensors.vector("b_enc", features, "feature");
     let decoder_bias = tensors.vector("b_dec", d_out, "coordinate");
     let activation = match tensors.has("activation_function.threshold") {
-        true => Activation::JumpRelu {
-            threshold: tensors.vector("activation_function.threshold", features, "feature")?,
-        },
+        true => jump_relu(tensors, "activation_function.threshold", features)?,
         false => Activation::Relu,
     };
     let skip = tensors.has("W_skip").then(|| tensors.matrix("W_skip", Axes::FeaturesFirst, d_out, d_in));
@@ -144,32 +153,43 @@ fn gemma_scope(tensors: &mut Tensors) -> Option<Draft> {
     let decoder = tensors.matrix("W_dec", Axes::FeaturesFirst, features, d_out);
     let encoder_bias = tensors.vector("b_enc", features, "feature");
     let decoder_bias = tensors.vector("b_dec", d_out, "coordinate");
-    let activation = Activation::JumpRelu { threshold: tensors.vector("threshold", features, "feature")? };
+    let activation = jump_relu(tensors, "threshold", features)?;
     Some(Draft::new((encoder?, encoder_bias?), (decoder?, decoder_bias?), activation))
 }
 
-fn cross_layer(context: &mut Context<'_>, at: &At<'_>) -> Result<Vec<Draft>> {
-    let has = |context: &Context<'_>, name: String| context.folder.join(name).is_file();
-    let encoders = (0..MOST_LAYERS).take_while(|i| has(context, format!("W_enc_{i}.safetensors"))).count();
-    let decoders = (0..MOST_LAYERS).take_while(|i| has(context, format!("W_dec_{i}.safetensors"))).count();
-    // A gap would end the count, and later layers would be dropped silently.
-    let all = std::fs::read_dir(&context.folder).map(|entries| {
-        entries
-            .flatten()
-            .take(100_000)
-            .filter(|entry| {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                name.starts_with("W_enc_") && name.ends_with(".safetensors")
-            })
-            .count()
-    });
-    if encoders == 0 || encoders != decoders || all.is_ok_and(|all| all != encoders) {
-        context.problems.add(
-            "a file W_enc_N.safetensors and a file W_dec_N.safetensors are expected for every layer from 0 on",
-        );
-        return Ok(Vec::new());
+/// h above its threshold. circuit-tracer takes no relu of it, so that a threshold below 0 would give features below 0.
+fn jump_relu(tensors: &mut Tensors, name: &str, features: usize) -> Option<Activation> {
+    let threshold = tensors.vector(name, features, "feature")?;
+    if let Some(at) = threshold.iter().position(|threshold| *threshold < 0.0) {
+        let what = format!("holds {} at {at}, which lets features below 0 through", threshold[at]);
+        return tensors.wrong(name, &what);
     }
-    let n = encoders;
+    Some(Activation::JumpRelu { threshold })
+}
+
+/// Files of a folder whose names begin in a way.
+fn counted(context: &Context<'_>, start: &str) -> usize {
+    let entries = std::fs::read_dir(&context.folder).into_iter().flatten().flatten().take(100_000);
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with(start) && name.ends_with(".safetensors")).count()
+}
+
+/// The number of layers, where every kind of file is there for each of them. At a gap later layers would be dropped
+/// silently, so that is a problem.
+fn all_from_0(context: &Context<'_>, starts: &[&str]) -> Option<usize> {
+    let n = counted(context, starts.first()?);
+    let has = |start: &str, i: usize| context.folder.join(format!("{start}{i}.safetensors")).is_file();
+    let is_whole = starts.iter().all(|start| counted(context, start) == n && (0..n).all(|i| has(start, i)));
+    if n > 0 && n <= MOST_LAYERS && is_whole {
+        return Some(n);
+    }
+    let files: Vec<String> = starts.iter().map(|start| format!("{start}N.safetensors")).collect();
+    context.problems.add(format!("{} are expected for every layer from 0 on", files.join(" and ")));
+    None
+}
+
+fn cross_layer(context: &mut Context<'_>, at: &At<'_>) -> Result<Vec<Draft>> {
+    let Some(n) = all_from_0(context, &["W_enc_", "W_dec_"]) else { return Ok(Vec::new()) };
     let mut drafts = Vec::new();
     for layer in 0..n {
         let mut encoder_file = context.tensors(&format!("W_enc_{layer}.safetensors"))?;
@@ -186,9 +206,7 @@ fn cross_layer(context: &mut Context<'_>, at: &At<'_>) -> Result<Vec<Draft>> {
         let decoder_bias = encoder_file.vector(&named("b_dec"), d_out, "coordinate");
         let threshold = named("threshold");
         let activation = match encoder_file.has(&threshold) {
-            true => encoder_file
-                .vector(&threshold, features, "feature")
-                .map(|threshold| Activation::JumpRelu { threshold }),
+            true => jump_relu(&mut encoder_file, &threshold, features),
             false => Some(Activation::Relu),
         };
         encoder_file.finish();

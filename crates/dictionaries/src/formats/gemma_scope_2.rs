@@ -67,6 +67,15 @@ pub(crate) fn read_cross_layer(context: &mut Context<'_>) -> Result<Option<Readi
     Ok(Some(Reading { architecture, model, drafts, is_set: true, is_cross_layer: true }))
 }
 
+/// One file of a set.
+pub(super) fn transcoder(tensors: &mut Tensors) -> Option<Draft> {
+    let (features, d_in) = tensors.sizes("w_enc", Axes::WidthFirst)?;
+    let (_, d_out) = tensors.sizes("w_dec", Axes::FeaturesFirst)?;
+    let decoder = tensors.matrix("w_dec", Axes::FeaturesFirst, features, d_out);
+    let is_affine = tensors.has("affine_skip_connection");
+    layer(tensors, decoder, (features, d_in, d_out), is_affine)
+}
+
 fn layer(
     tensors: &mut Tensors,
     decoder: Option<crate::tensors::Matrix>,

@@ -11,7 +11,7 @@ use crate::activation::Activation;
 use crate::norm::Norm;
 use crate::place::Place;
 use crate::settings::Settings;
-use crate::tensors::Axes;
+use crate::tensors::{Axes, Matrix};
 
 /// Training settings.
 const INERT: &[&str] = &[
@@ -32,7 +32,6 @@ const INERT: &[&str] = &[
     "lp",
     "sae_pretrained_name_or_path",
     "seed",
-    "sparsity_include_decoder_norm",
     "strict_loading",
     "use_batch_norm_mse",
     "use_ghost_grads",
@@ -72,6 +71,7 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
             None
         }
     };
+    let is_by_norm = settings.flag("sparsity_include_decoder_norm").unwrap_or(true);
     let hook = |key: &str| match settings.text(key) {
         Some(name) => context.place(Place::hook(&name, None)),
         None => {
@@ -83,7 +83,8 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     settings.finish(INERT);
     let encoder = tensors.matrix("encoder.weight", Axes::FeaturesFirst, features, width);
     let encoder_bias = tensors.vector("encoder.bias", features, "feature");
-    let decoder = tensors.matrix("decoder.weight", Axes::WidthFirst, features, width);
+    let decoder =
+        tensors.matrix("decoder.weight", Axes::WidthFirst, features, width).map(Matrix::by_features);
     let decoder_bias = if has_decoder_bias {
         tensors.vector("decoder.bias", width, "coordinate")
     } else {
@@ -95,9 +96,38 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     else {
         return Ok(None);
     };
+    if is_by_norm {
+        check_lengths(context, &decoder, &activation)?;
+    }
     let draft = Draft::new((encoder, encoder_bias), (decoder, decoder_bias), activation);
     let draft = Draft { subtracts_bias, norm, ..draft };
     Ok(Some(Reading::one(function, None, draft.at(reads, writes))))
+}
+
+/// With `sparsity_include_decoder_norm` its own code chooses by h·‖decoder row‖, which is h where rows have length 1.
+fn check_lengths(context: &mut Context<'_>, decoder: &Matrix, activation: &Activation) -> Result<()> {
+    let mut row = vec![0.0; decoder.width()];
+    let (mut least, mut most) = (f64::INFINITY, 0f64);
+    for feature in 0..decoder.features() {
+        decoder.read(feature, 0..row.len(), &mut row)?;
+        let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        (least, most) = (least.min(length), most.max(length));
+    }
+    if least > 0.99 && most < 1.01 {
+        return Ok(());
+    }
+    let what = format!(
+        "hyperparams.json: with `sparsity_include_decoder_norm` features are chosen by h times the length of their decoder \
+         row, here {least:.2} to {most:.2}"
+    );
+    match activation {
+        Activation::TopK { .. } => context.problems.add(format!("{what}; rows of length 1 are read")),
+        Activation::JumpRelu { .. } => {
+            context.warnings.push(format!("{what}; as in sae-lens, h alone is compared here"))
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn norm(settings: &Settings, width: usize) -> Norm {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use easyroutine::{Error, ErrorKind, Result};
 use easyroutine_sites::{Point, Scope, Site};
 
+use crate::activation::Activation;
 use crate::certificate::{Certificate, LayerCertificate};
 use crate::dictionary::{Dictionary, Options};
 use crate::place::Place;
@@ -118,6 +119,13 @@ fn finish(format: &'static str, reading: Reading, context: Context<'_>) -> Resul
     }
     if drafts.iter().any(|draft| draft.reads.is_none() || draft.writes.is_none()) {
         problems.add("its files do not say where it reads: name the activation with --place, as in --place resid_out_5");
+    }
+    for draft in &drafts {
+        if let Activation::TopK { k } = draft.activation
+            && k > draft.encoder.features()
+        {
+            problems.add(format!("k is {k}, but there are {} features", draft.encoder.features()));
+        }
     }
     let layers: Vec<_> = drafts.iter().map(|draft| draft.writes.as_ref().and_then(Place::layer)).collect();
     if is_set && !layers.is_sorted_by(|one, next| one.is_none() || one < next) {

@@ -7,7 +7,7 @@ use easyroutine::source::HubPart;
 use easyroutine::{Error, ErrorKind, Result};
 use serde_json::Value;
 
-use super::{DEPTH, FORMATS, Format, KNOWN, of_file_name, qwen_scope};
+use super::{DEPTH, FORMATS, Format, KNOWN, circuit_tracer, of_file_name, qwen_scope};
 use crate::problems::shown;
 use crate::yaml;
 
@@ -45,8 +45,14 @@ pub(crate) fn needed(names: &BTreeSet<String>, path: &str, snapshot: &Path) -> R
         "circuit_tracer" => {
             let weights: Vec<String> =
                 ["W_enc_", "W_dec_"].iter().flat_map(|start| beside(start, ".safetensors")).collect();
+            let config = snapshot.join(below("config.yaml"));
+            let listed = listed(&config);
+            // Without a list the files are known by their names, once it is known that there is none.
+            if weights.is_empty() && listed.is_empty() && config.is_file() {
+                files.splice(0..0, beside(circuit_tracer::LAYER, ".safetensors"));
+            }
             files.splice(0..0, weights);
-            files.extend(listed(&snapshot.join(below("config.yaml"))).iter().filter_map(|file| {
+            files.extend(listed.iter().filter_map(|file| {
                 let file = file.strip_prefix("./").unwrap_or(file);
                 (!file.contains("://")).then(|| below(file))
             }));

@@ -1,7 +1,7 @@
 //! sparsify: `cfg.json` and `sae.safetensors` in a folder named after a module of transformers' model.
 
 use easyroutine::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::draft::{Context, Draft, Reading};
 use crate::activation::Activation;
@@ -13,8 +13,13 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
     let mut tensors = context.tensors("sae.safetensors")?;
     let Some(function) = cfg.text_or("activation", "topk") else { return Ok(None) };
     let k = cfg.size("k");
-    let is_transcoder = cfg.flag("transcode").unwrap_or(false);
     let has_skip = cfg.flag("skip_connection").unwrap_or(false);
+    let run = run(context);
+    let said = cfg.flag("transcode");
+    let is_transcoder = match said {
+        Some(said) => said,
+        None => was_transcoder(context, run.as_ref(), has_skip),
+    };
     // Absolute values were an option of early versions.
     cfg.only("signed", &[json!(false)]);
     let d_in = cfg.size("d_in");
@@ -69,12 +74,27 @@ pub(crate) fn read(context: &mut Context<'_>) -> Result<Option<Reading>> {
         return Ok(None);
     };
     let draft = Draft {
-        subtracts_bias: !is_transcoder,
+        // Versions that did not write `transcode` here subtracted it in transcoders too.
+        subtracts_bias: !is_transcoder || said.is_none(),
         skip: skip.flatten(),
         ..Draft::new((encoder, encoder_bias), (decoder, decoder_bias), activation)
     };
     let architecture = if is_transcoder { format!("{function} transcoder") } else { function };
-    Ok(Some(Reading::one(architecture, model(context), draft.at(reads, writes))))
+    let model = run.as_ref().and_then(|run| run.get("model")?.as_str()).map(str::to_owned);
+    Ok(Some(Reading::one(architecture, model, draft.at(reads, writes))))
+}
+
+/// Whether it is a transcoder, of a version that said so in the run's configuration alone.
+fn was_transcoder(context: &Context<'_>, run: Option<&Value>, has_skip: bool) -> bool {
+    let said = run.and_then(|run| run.get("transcode")?.as_bool());
+    let places = context.options.place.as_deref().map(|place| place.contains(','));
+    if has_skip && said.is_none() && places.is_none() {
+        context.problems.add(
+            "cfg.json has a `skip_connection` but no `transcode`, as early versions, which wrote that into the config.json \
+             above the folder: place that there, or name what it reads and writes, as in --place mlp_in_5,mlp_out_5",
+        );
+    }
+    said.or(places).unwrap_or(false)
 }
 
 /// The folder's own name.
@@ -83,13 +103,12 @@ fn module(context: &Context<'_>) -> String {
     whole.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
-/// The model named in the run's configuration, one folder up.
-fn model(context: &Context<'_>) -> Option<String> {
+/// The run's configuration, one folder up.
+fn run(context: &Context<'_>) -> Option<Value> {
     let above = std::path::absolute(&context.folder).ok()?.parent()?.join("config.json");
     let found = std::fs::metadata(&above).ok()?;
     if found.len() > 1 << 20 {
         return None;
     }
-    let run: serde_json::Value = serde_json::from_slice(&std::fs::read(above).ok()?).ok()?;
-    run.get("model")?.as_str().map(str::to_owned)
+    serde_json::from_slice(&std::fs::read(above).ok()?).ok()
 }
