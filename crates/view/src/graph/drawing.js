@@ -54,7 +54,6 @@ function graphPicture(data, svg, { chosen: tell, rest = () => {} }) {
     label.textContent = short(token, Math.floor(columns[position] / 7));
     svgElement("title", {}, label).textContent = `${position}: ${token}`;
   });
-  for (const number of rows) svgElement("text", { class: "row", x: 6, y: y_of(number) + 4 }, svg).textContent = row_name(number);
   // The largest are drawn last, over the others.
   const paths = new Map();
   for (const edge of [...data.edges].reverse()) {
@@ -99,6 +98,13 @@ function graphPicture(data, svg, { chosen: tell, rest = () => {} }) {
     }
     svgElement("title", {}, group).textContent = node.title;
   });
+
+  // The names of rows stay at the left where a wide picture is scrolled.
+  const names = svgElement("g", { class: "rows" }, svg);
+  svgElement("rect", { x: 0, y: 0, width: left - 2, height }, names);
+  for (const number of rows) svgElement("text", { x: 6, y: y_of(number) + 4 }, names).textContent = row_name(number);
+  const sheet = svg.parentElement;
+  if (sheet) sheet.onscroll = () => names.setAttribute("transform", `translate(${sheet.scrollLeft} 0)`);
 
   /** Hides small edges and nodes of little influence, both as shares from 0 to 1; says what is left. */
   function cut(of_reach, of_influence) {
