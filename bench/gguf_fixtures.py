@@ -97,6 +97,7 @@ CASES = {
     "mpt": {"converter": {"architectures": ["MPTForCausalLM"]}},
     "nemotron": {},
     "nemotron_h": {"layers": [0, 2, 3, 4], "config": {"max_position_embeddings": 2**20}, "converter": {"d_head": 8}},
+    "nemotron_h_latent": {"config": {"max_position_embeddings": 2**20}, "converter": {"d_head": 8}},
     "nemotron_h_dense": {"fixture": "nemotron_h", "layers": [0, 1, 2, 4], "config": {"max_position_embeddings": 2**20},
                          "converter": {"d_head": 8},
                          "unsaid": ["num_experts_per_tok"]},

@@ -163,13 +163,24 @@ pub enum Wiring {
         /// Norm before the MLP; `None`: it shares attention's.
         mlp: Option<Norm>,
     },
-    /// The norm is applied to the stream itself, after each addition (OPT-350m).
+    /// The norm is applied to the stream itself.
     NormOnStream {
-        /// Norm after attention is added.
+        /// Norm beside attention.
         attention: Norm,
-        /// Norm after the MLP is added.
+        /// Norm beside the MLP.
         mlp: Norm,
+        /// On which side of its part each stands.
+        side: StreamNorm,
     },
+}
+
+/// The side of a part on which the stream itself is normed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamNorm {
+    /// Before the part reads it (BLOOM with `apply_residual_connection_post_layernorm`).
+    Before,
+    /// After the part is added (OPT-350m).
+    After,
 }
 
 /// Norms around a part of a block.
@@ -264,6 +275,9 @@ pub enum Mlp {
         top_k: usize,
         /// Neurons per expert.
         d_mlp: usize,
+        /// Width of what experts read and give, if a projection leads to it and another back to the stream
+        /// (Nemotron 3 Super). The router and the shared expert read the stream's width.
+        latent: Option<usize>,
         /// How gate and neurons combine.
         gate: ExpertGate,
         /// How experts are chosen and weighed.

@@ -300,6 +300,8 @@ pub enum MlpNames {
         apart: Option<&'static ApartNames>,
         /// The experts.
         experts: ExpertNames,
+        /// The projections to the width of experts that read another than the stream's, and back.
+        latent: Option<[Linear; 2]>,
         /// The shared expert.
         shared: Option<SharedNames>,
     },
@@ -350,6 +352,13 @@ pub enum ExpertNames {
     },
     /// All in one tensor, `[experts, outputs, inputs]`; gates precede neurons.
     Stacked {
+        /// Gate and neurons.
+        gate_up: &'static str,
+        /// Back to the stream.
+        down: &'static str,
+    },
+    /// All in one tensor, `[experts, inputs, outputs]`; gates precede neurons.
+    StackedInOut {
         /// Gate and neurons.
         gate_up: &'static str,
         /// Back to the stream.

@@ -8,6 +8,7 @@ use easyroutine_files::ShardedSafeTensors;
 
 use crate::common::{cases, fixtures};
 
+/// `mamba2-130m-hf` and `chameleon-7b` are what transformers' scripts make of the published parameters. The numbers of parameters are those that transformers counts.
 /// Model, parameters of its decoder, and stored bytes if the config names the stored type.
 const MODELS: &[(&str, u128, Option<u128>)] = &[
     ("DeepSeek-V2-Lite", 15_706_484_224, Some(31_412_968_448)),
@@ -51,6 +52,38 @@ const MODELS: &[(&str, u128, Option<u128>)] = &[
     ("NVIDIA-Nemotron-3-Nano-30B-A3B", 31_577_940_288, Some(63_155_880_576)),
     ("GLM-4.7-Flash", 29_943_393_920, Some(59_886_787_840)),
     ("gemma-4-E2B", 4_628_569_379, Some(9_257_138_758)),
+    ("AFM-4.5B-Base", 4_619_184_640, Some(9_238_369_280)),
+    // With the two constants per layer that its files hold and transformers does not count.
+    ("Apertus-8B-2509", 8_053_338_240, Some(16_106_676_480)),
+    ("ERNIE-4.5-0.3B-PT", 360_748_032, Some(721_496_064)),
+    ("ERNIE-4.5-21B-A3B-PT", 21_825_437_888, Some(43_650_875_776)),
+    ("EXAONE-4.0-1.2B", 1_279_391_488, Some(2_558_782_976)),
+    ("GLM-4-9B-0414", 9_400_279_040, Some(18_800_558_080)),
+    ("GLM-4.5-Air", 106_852_251_264, Some(213_704_502_528)),
+    ("Ministral-3-3B-Base-2512", 3_429_006_336, Some(6_858_012_672)),
+    ("Mistral-Small-3.1-24B-Base-2503", 22_901_314_560, Some(45_802_629_120)),
+    ("NVIDIA-Nemotron-3-Ultra-550B-A55B-BF16", 549_308_993_536, Some(1_098_617_987_072)),
+    ("Olmo-3-7B-Instruct", 7_298_011_136, Some(14_596_022_272)),
+    ("Qwen2-VL-2B-Instruct", 1_543_714_304, Some(3_087_428_608)),
+    ("Qwen2.5-VL-3B-Instruct", 3_085_938_688, Some(6_171_877_376)),
+    ("Qwen3-VL-30B-A3B-Instruct", 30_532_122_624, Some(61_064_245_248)),
+    ("Qwen3-VL-4B-Thinking", 4_022_468_096, Some(8_044_936_192)),
+    ("Seed-OSS-36B-Instruct", 36_151_104_512, Some(72_302_209_024)),
+    ("biogpt", 346_763_264, None),
+    ("c4ai-command-a-03-2025", 111_057_580_032, Some(222_115_160_064)),
+    ("chameleon-7b", 7_013_666_816, None),
+    ("codegen-350M-mono", 356_712_448, Some(713_424_896)),
+    ("gemma-3-4b-it", 3_880_263_168, Some(7_760_526_336)),
+    ("glm-4-9b-chat-hf", 9_399_951_360, Some(18_799_902_720)),
+    ("granite-3.0-1b-a400m-base", 1_334_625_280, None),
+    ("granite-4.0-h-1b", 1_461_538_368, Some(2_923_076_736)),
+    ("granite-4.0-h-small", 32_207_337_984, Some(64_414_675_968)),
+    ("helium-1-preview-2b", 2_172_643_840, Some(4_345_287_680)),
+    ("llava-onevision-qwen2-0.5b-ov-hf", 494_090_112, Some(988_180_224)),
+    ("mamba2-130m-hf", 128_989_632, None),
+    ("nanochat-d20", 560_988_160, Some(1_121_976_320)),
+    ("persimmon-8b-base", 9_397_175_296, Some(18_794_350_592)),
+    ("vaultgemma-1b", 1_038_741_120, Some(2_077_482_240)),
 ];
 
 /// A published config.

@@ -104,6 +104,40 @@ fn decoders_are_found_under_every_prefix() {
 }
 
 #[test]
+fn experts_with_inputs_first_are_those_with_outputs_first() {
+    let case = "qwen3_vl_moe";
+    let (expected, _) = logits(&open(&place(case)).unwrap(), case);
+    let both = tempfile::tempdir().unwrap();
+    std::fs::write(both.path().join("config.json"), config(case, "classic.json")).unwrap();
+    let bytes = std::fs::read(place(case).join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let turned: Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, tensor)| match *tensor.shape() {
+            [experts, outputs, inputs] if name.contains(".experts.") => {
+                let number = |e: usize, i: usize, o: usize| {
+                    let at = 4 * ((e * outputs + o) * inputs + i);
+                    &tensor.data()[at..at + 4]
+                };
+                let data = (0..experts * inputs * outputs)
+                    .flat_map(|n| number(n / (inputs * outputs), n / outputs % inputs, n % outputs))
+                    .copied()
+                    .collect();
+                (name.to_owned(), tensor.dtype(), vec![experts, inputs, outputs], data)
+            }
+            _ => (name.to_owned(), tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec()),
+        })
+        .collect();
+    assert_eq!(turned.iter().filter(|(name, ..)| name.contains(".experts.")).count(), 4);
+    let views = turned.iter().map(|(name, dtype, shape, data)| {
+        (name.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &both.path().join("model.safetensors")).unwrap();
+    let model = open(both.path()).unwrap();
+    assert_same_bits(case, &logits(&model, case).0, &expected);
+}
+
+#[test]
 fn what_is_left_out_is_named() {
     for (case, parts) in [
         ("gemma3", ["vision_tower.*", "multi_modal_projector.*"]),

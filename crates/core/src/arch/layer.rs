@@ -64,6 +64,14 @@ impl Layer {
         self.mlp.and_then(Mlp::experts)
     }
 
+    /// Width of what its experts read and give, if it is not the stream's.
+    pub fn experts_latent(&self) -> Option<usize> {
+        match self.mlp {
+            Some(Mlp::Experts { latent, .. }) => latent,
+            _ => None,
+        }
+    }
+
     /// Neurons of its MLP, 0 if it has none; with experts, those of a single one.
     pub fn d_mlp(&self) -> usize {
         self.mlp.map_or(0, Mlp::d_mlp)

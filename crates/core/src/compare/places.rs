@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use easyroutine_sites::{Point, Scope, Selector, Site};
 
-use crate::arch::{Arch, Layer, Norms, Wiring};
+use crate::arch::{Arch, Layer, Norms, StreamNorm, Wiring};
 use crate::names::{LayerNames, MlpNames, Names, QkvNames};
 
 /// Possible names of places in a file.
@@ -65,7 +65,7 @@ fn of_layer(layer: &Layer, names: &LayerNames) -> Vec<(&'static str, Site)> {
     let (attention_reads, mlp_reads) = match layer.wiring {
         Wiring::Sequential { attention, mlp } => (pre(attention), pre(mlp)),
         Wiring::Parallel { mlp, .. } => (true, mlp.is_some()),
-        Wiring::NormOnStream { .. } => (false, false),
+        Wiring::NormOnStream { side, .. } => [side == StreamNorm::Before; 2].into(),
     };
     let site = if layer.attention.is_some() { Site::AttnIn } else { Site::MixerIn };
     if attention_reads && layer.factors.attention_in.is_none() {

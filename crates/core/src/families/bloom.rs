@@ -1,8 +1,8 @@
-//! BLOOM: linear biases instead of positions, and a norm on the embedding.
+//! BLOOM: linear biases instead of positions, and a norm on the embedding; optionally norms on the stream itself.
 
 use super::parts::{attention, block, norm, pre_norm};
 use super::sizes::{HeadWidth, Key, KvHeads, SizeKeys, Sizes};
-use super::{Family, Only, stored};
+use super::{Family, stored};
 use crate::arch::*;
 use crate::config::Config;
 use crate::error::Result;
@@ -22,8 +22,7 @@ pub(super) const FAMILY: Family = Family {
         // The length it was trained on; linear biases have no limit.
         "seq_length",
     ],
-    // With it, the norm's output would be the residual stream, which no wiring here describes.
-    only: &[("apply_residual_connection_post_layernorm", Only::False)],
+    only: &[],
 };
 
 const SIZES: SizeKeys = SizeKeys {
@@ -46,8 +45,12 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     }
     let norm = norm(config, NormKind::Layer, "layer_norm_epsilon", 1e-5)?;
     let mlp = Mlp::Plain { d_mlp: 4 * sizes.d_model, act: Activation::GeluTanh };
-    let layer =
-        block(attention(sizes.scale(), PositionMark::Alibi(Slopes::OfLowerPower)), mlp, pre_norm(norm));
+    // The norm's output becomes the residual stream.
+    let wiring = match config.flag_or("apply_residual_connection_post_layernorm", false)? {
+        true => Wiring::NormOnStream { attention: norm, mlp: norm, side: StreamNorm::Before },
+        false => pre_norm(norm),
+    };
+    let layer = block(attention(sizes.scale(), PositionMark::Alibi(Slopes::OfLowerPower)), mlp, wiring);
     let mut arch = sizes.arch(vec![layer; sizes.n_layers], norm);
     arch.embed.norm = Some(norm);
     Ok((arch, names()))

@@ -41,6 +41,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: config.size("num_experts_per_tok")?,
         d_mlp,
+        latent: None,
         gate: ExpertGate::Plain(act),
         router: router(config, count)?,
         shared: Some(SharedExpert { d_mlp: shared * d_mlp, act, weight: SharedWeight::One }),

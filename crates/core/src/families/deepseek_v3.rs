@@ -70,6 +70,7 @@ pub(super) fn decoder(
         count,
         top_k: chosen,
         d_mlp,
+        latent: None,
         gate: ExpertGate::Plain(act),
         router: grouped_router(config, [count, chosen], class.groups, class.scale)?,
         shared: Some(SharedExpert { d_mlp: shared * d_mlp, act, weight: SharedWeight::One }),

@@ -44,6 +44,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k,
         d_mlp,
+        latent: None,
         gate: ExpertGate::Plain(act),
         router: Router { correction: Bias::Stored, ..Router::softmax(ExpertWeights::Renormalised { least }) },
         shared: shared.map(|n| SharedExpert { d_mlp: n * d_mlp, act, weight: SharedWeight::One }),

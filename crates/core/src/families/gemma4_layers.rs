@@ -182,6 +182,7 @@ pub(super) fn experts() -> MlpNames {
             shared_post: "post_feedforward_layernorm_1",
         }),
         experts: ExpertNames::Stacked { gate_up: "experts.gate_up_proj", down: "experts.down_proj" },
+        latent: None,
         shared: Some(stored::shared(beside, Bias::Absent, None)),
     }
 }

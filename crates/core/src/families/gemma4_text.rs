@@ -92,13 +92,13 @@ fn experts(config: &Config, act: Activation, norm: Norm) -> Result<Option<Mlp>> 
     let weights = ExpertWeights::Renormalised { least: 0.0 };
     let router = Router { factors: Bias::Stored, apart: Some(norm), ..Router::softmax(weights) };
     let gate = ExpertGate::Plain(act);
-    Ok(Some(Mlp::Experts { count, top_k, d_mlp: d_mlp?, gate, router, shared: None }))
+    Ok(Some(Mlp::Experts { count, top_k, d_mlp: d_mlp?, latent: None, gate, router, shared: None }))
 }
 
 fn with_beside(experts: Mlp, beside: SharedExpert) -> Mlp {
     match experts {
-        Mlp::Experts { count, top_k, d_mlp, gate, router, .. } => {
-            Mlp::Experts { count, top_k, d_mlp, gate, router, shared: Some(beside) }
+        Mlp::Experts { count, top_k, d_mlp, latent, gate, router, .. } => {
+            Mlp::Experts { count, top_k, d_mlp, latent, gate, router, shared: Some(beside) }
         }
         other => other,
     }

@@ -33,6 +33,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: chosen,
         d_mlp,
+        latent: None,
         gate: ExpertGate::Plain(act),
         router: grouped_router(config, [count, chosen], [1, 1], 1.0)?,
         shared: Some(SharedExpert { d_mlp: shared * d_mlp, act, weight: SharedWeight::One }),

@@ -41,6 +41,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: super::parts::top_k(config, 4, count)?,
         d_mlp: config.size_or("intermediate_size", 2880)?,
+        latent: None,
         gate: ExpertGate::Clamped {
             alpha: config.positive_or("swiglu_alpha", 1.702)? as f32,
             limit: config.positive_or("swiglu_limit", 7.0)? as f32,
@@ -67,6 +68,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
             gate_up: "mlp.experts.gate_up_proj",
             down: "mlp.experts.down_proj",
         },
+        latent: None,
         shared: None,
     };
     let layer = LayerNames { sinks: Some("self_attn.sinks"), ..stored::layer(bias, bias, experts) };

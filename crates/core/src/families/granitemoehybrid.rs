@@ -77,6 +77,7 @@ fn mlp(config: &Config) -> Result<(Mlp, MlpNames)> {
         count,
         top_k: top_k(config, 2, count)?,
         d_mlp,
+        latent: None,
         gate: ExpertGate::Plain(act),
         // A softmax over the chosen scores equals a softmax over all, divided by the sum of the chosen.
         router: Router::softmax(RENORMALISED),
@@ -90,6 +91,7 @@ fn mlp(config: &Config) -> Result<(Mlp, MlpNames)> {
             gate_up: "block_sparse_moe.input_linear.weight",
             down: "block_sparse_moe.output_linear.weight",
         },
+        latent: None,
         shared: Some(SharedNames::Stacked { gate_up, down }),
     };
     Ok((mlp, names))

@@ -50,6 +50,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: top_k(config, 8, count)?,
         d_mlp: config.size_or("intermediate_size", 1536)?,
+        latent: None,
         gate: ExpertGate::Plain(activation(config, "hidden_act", "silu")?),
         router: Router {
             factors: Bias::Absent,

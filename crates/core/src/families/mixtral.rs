@@ -30,6 +30,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: top_k(config, 2, count)?,
         d_mlp: config.size_or("intermediate_size", 14_336)?,
+        latent: None,
         gate: ExpertGate::Plain(activation(config, "hidden_act", "silu")?),
         // `MixtralTopKRouter` divides by the sum, whatever the config says.
         router: Router::softmax(RENORMALISED),

@@ -78,6 +78,7 @@ mod qwen3_5_moe_text;
 mod qwen3_5_text;
 mod qwen3_moe;
 mod qwen3_next;
+mod qwen3_vl_moe_text;
 mod qwen3_vl_text;
 mod recurrent_gemma;
 mod refusals;
@@ -140,6 +141,7 @@ pub const FAMILIES: &[Family] = &[
     qwen2_vl_text::FAMILY,
     qwen2_5_vl_text::FAMILY,
     qwen3_vl_text::FAMILY,
+    qwen3_vl_moe_text::FAMILY,
     chameleon::FAMILY,
     olmo::FAMILY,
     olmo3::FAMILY,

@@ -1,11 +1,11 @@
 //! Nemotron H: one part per block, by a pattern: a state space, attention without positions, a squared-ReLU MLP or
-//! squared-ReLU experts.
+//! squared-ReLU experts, which may read a compressed stream.
 
 use super::glm4_moe::grouped_router;
 use super::mixers::{MIXER, SpaceKeys, alone, letters, space, space_names};
 use super::parts::{activation, attention, norm, top_k};
 use super::sizes::{HeadWidth, KvHeads, SizeKeys, Sizes, usual};
-use super::{Family, Only, stored};
+use super::{Family, stored};
 use crate::arch::*;
 use crate::config::Config;
 use crate::error::Result;
@@ -40,7 +40,7 @@ pub(super) const FAMILY: Family = Family {
         "time_step_rank",
         "use_mamba_kernels",
     ],
-    only: &[("moe_latent_size", Only::Empty)],
+    only: &[],
 };
 
 const SIZES: SizeKeys = SizeKeys {
@@ -75,6 +75,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: chosen,
         d_mlp: config.size_or("moe_intermediate_size", 7688)?,
+        latent: config.optional_size("moe_latent_size")?,
         gate: ExpertGate::None(act),
         router: grouped_router(config, [count, chosen], [1, 1], 1.0)?,
         shared: Some(SharedExpert { d_mlp: shared, act, weight: SharedWeight::One }),

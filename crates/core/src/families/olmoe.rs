@@ -27,6 +27,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: top_k(config, 8, count)?,
         d_mlp: config.size_or("intermediate_size", 2048)?,
+        latent: None,
         gate: ExpertGate::Plain(activation(config, "hidden_act", "silu")?),
         router: softmax_router(config, "norm_topk_prob", false)?,
         shared: None,

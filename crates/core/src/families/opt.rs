@@ -32,7 +32,11 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     // The epsilon is not a key of this class: it is `nn.LayerNorm`'s default.
     let norm = Norm { kind: if affine { NormKind::Layer } else { NormKind::LayerNoParams }, eps: 1e-5 };
     let before = config.flag_or("do_layer_norm_before", true)?;
-    let wiring = if before { pre_norm(norm) } else { Wiring::NormOnStream { attention: norm, mlp: norm } };
+    let wiring = if before {
+        pre_norm(norm)
+    } else {
+        Wiring::NormOnStream { attention: norm, mlp: norm, side: StreamNorm::After }
+    };
     let mlp = Mlp::Plain {
         d_mlp: config.size_or("ffn_dim", 3072)?,
         act: activation(config, "activation_function", "relu")?,

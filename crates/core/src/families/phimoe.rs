@@ -62,6 +62,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: 2,
         d_mlp: config.size_or("intermediate_size", 6400)?,
+        latent: None,
         gate: ExpertGate::Plain(activation(config, "hidden_act", "silu")?),
         router: Router {
             factors: Bias::Absent,

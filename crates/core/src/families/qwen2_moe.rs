@@ -30,6 +30,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: top_k(config, 4, count)?,
         d_mlp: config.size_or("moe_intermediate_size", 1408)?,
+        latent: None,
         gate: ExpertGate::Plain(act),
         router: softmax_router(config, "norm_topk_prob", false)?,
         shared: Some(SharedExpert {

@@ -34,6 +34,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: top_k(config, 8, count)?,
         d_mlp: config.size_or("moe_intermediate_size", 768)?,
+        latent: None,
         gate: ExpertGate::Plain(act),
         router: softmax_router(config, "norm_topk_prob", false)?,
         shared: None,

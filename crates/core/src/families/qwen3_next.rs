@@ -41,6 +41,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         count,
         top_k: if count == 0 { 0 } else { top_k(config, 10, count)? },
         d_mlp: config.size_or("moe_intermediate_size", 512)?,
+        latent: None,
         gate: ExpertGate::Plain(act),
         router: softmax_router(config, "norm_topk_prob", true)?,
         shared: Some(SharedExpert {

@@ -106,7 +106,6 @@ pub(super) fn quantised(config: &Config) -> Result<()> {
 
 /// Models with a vision or audio tower, or both.
 const WITH_TOWER: &[&str] = &[
-    "qwen3_vl_moe",
     "qwen2_5_omni",
     "mllama",
     "llama4",

@@ -24,7 +24,7 @@ pub(super) fn gated(bias: Bias) -> MlpNames {
 pub(super) fn experts(router: Linear, experts: [&'static str; 3]) -> MlpNames {
     let [gate, up, down] = experts.map(|name| Linear::new(name, Bias::Absent));
     let experts = ExpertNames::Each { gate, up, down };
-    MlpNames::Experts { router, correction: None, apart: None, experts, shared: None }
+    MlpNames::Experts { router, correction: None, apart: None, experts, latent: None, shared: None }
 }
 
 /// `gate_proj`, `up_proj` and `down_proj` of each expert.
@@ -43,7 +43,7 @@ pub(super) fn with_shared(
 ) -> MlpNames {
     match mlp {
         MlpNames::Experts { router, experts, .. } => {
-            MlpNames::Experts { router, correction, apart: None, experts, shared }
+            MlpNames::Experts { router, correction, apart: None, experts, latent: None, shared }
         }
         other => other,
     }
@@ -159,6 +159,7 @@ pub(super) fn ungated_experts(bias: Bias) -> MlpNames {
             up: Linear::new("mixer.experts.{}.up_proj", Bias::Absent),
             down: Linear::new("mixer.experts.{}.down_proj", Bias::Absent),
         },
+        latent: Some(["mixer.fc1_latent_proj", "mixer.fc2_latent_proj"].map(|name| Linear::new(name, bias))),
         shared: Some(SharedNames::Ungated {
             up: Linear::new("mixer.shared_experts.up_proj", bias),
             down: Linear::new("mixer.shared_experts.down_proj", bias),

@@ -193,6 +193,7 @@ pub const WRAPPERS: &[Wrapper] = &[
     Wrapper { model_type: "qwen2_vl", text: "qwen2_vl_text", absent: Absent::Beside, ..QWEN_VL },
     Wrapper { model_type: "qwen2_5_vl", text: "qwen2_5_vl_text", absent: Absent::Beside, ..QWEN_VL },
     Wrapper { model_type: "qwen3_vl", text: "qwen3_vl_text", tied: Tied::Own(false), ..QWEN_VL },
+    Wrapper { model_type: "qwen3_vl_moe", text: "qwen3_vl_moe_text", tied: Tied::Own(false), ..QWEN_VL },
     QWEN3_5,
     Wrapper { model_type: "qwen3_5_moe", text: "qwen3_5_moe_text", ..QWEN3_5 },
     Wrapper {

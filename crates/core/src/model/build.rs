@@ -222,7 +222,7 @@ pub(super) fn block(loader: &Loader<'_>, arch: &Arch, layer: usize) -> Result<Bl
     let [attention, attention_post, mlp_pre, mlp_post] = match described.wiring {
         Wiring::Sequential { attention, mlp } => [attention.pre, attention.post, mlp.pre, mlp.post],
         Wiring::Parallel { attention, mlp } => [Some(attention), None, mlp, None],
-        Wiring::NormOnStream { attention, mlp } => [Some(attention), None, Some(mlp), None],
+        Wiring::NormOnStream { attention, mlp, .. } => [Some(attention), None, Some(mlp), None],
     };
     let mixing = |norm: Option<arch::Norm>| norm.filter(|_| described.mixes());
     let of_mlp = |norm: Option<arch::Norm>| norm.filter(|_| described.mlp.is_some());

@@ -17,13 +17,13 @@ pub(super) fn build(
     d_model: usize,
 ) -> Result<Mlp> {
     let (
-        arch::Mlp::Experts { count, d_mlp, shared: shares, router: rules, .. },
-        MlpNames::Experts { router, correction, apart, experts, shared },
+        arch::Mlp::Experts { count, d_mlp, latent: width, shared: shares, router: rules, .. },
+        MlpNames::Experts { router, correction, apart, experts, latent, shared },
     ) = (described, names)
     else {
         return Err(unnamed("experts"));
     };
-    let stored = Stored { loader, prefix, count, d_mlp, d_model };
+    let stored = Stored { loader, prefix, count, d_mlp, width: width.unwrap_or(d_model) };
     let values = |name: &str, shape: &[usize]| {
         loader.checkpoint.values(loader.base, &format!("{prefix}{name}"), shape)
     };
@@ -41,11 +41,20 @@ pub(super) fn build(
         (Some(expert), Some(names)) => Some(Box::new(self::shared(loader, prefix, expert, names, d_model)?)),
         _ => None,
     };
+    let latent = match (width, latent) {
+        (None, _) => None,
+        (Some(width), Some([input, out])) => {
+            let input = loader.linear(prefix, input, width, d_model)?;
+            Some(Box::new([input, loader.linear(prefix, out, d_model, width)?]))
+        }
+        (Some(_), None) => return Err(unnamed("projections around experts")),
+    };
     Ok(Mlp::Experts {
         router: loader.linear_f32(prefix, router, count, d_model)?,
         correction,
         factors,
         experts: stored.experts(experts)?,
+        latent,
         shared,
     })
 }
@@ -122,7 +131,8 @@ struct Stored<'a> {
     prefix: &'a str,
     count: usize,
     d_mlp: usize,
-    d_model: usize,
+    /// Width of what an expert reads and gives.
+    width: usize,
 }
 
 impl Stored<'_> {
@@ -139,12 +149,20 @@ impl Stored<'_> {
     }
 
     /// Names of experts one by one, but of those in one tensor where the file has that: transformers 5 holds them so, and
-    /// some releases store them so.
+    /// some releases store them so. Of experts in one tensor, the order of its axes that the file has: transformers 5
+    /// writes outputs first where releases have inputs first.
     fn as_stored(&self, names: ExpertNames) -> ExpertNames {
         const GATE_UP: &str = "mlp.experts.gate_up_proj";
         const STACKED: ExpertNames = ExpertNames::Stacked { gate_up: GATE_UP, down: "mlp.experts.down_proj" };
         let Stored { loader, prefix, .. } = self;
+        let outputs_first = |name: &str| {
+            let shape = loader.checkpoint.shape(loader.base, &format!("{prefix}{name}"));
+            shape.is_some_and(|shape| shape == [self.count, 2 * self.d_mlp, self.width])
+        };
         match names {
+            ExpertNames::StackedInOut { gate_up, down } if outputs_first(gate_up) => {
+                ExpertNames::Stacked { gate_up, down }
+            }
             ExpertNames::Each { gate, .. }
                 if gate.name == "mlp.experts.{}.gate_proj"
                     && loader.checkpoint.has(loader.base, &format!("{prefix}{GATE_UP}")) =>
@@ -156,7 +174,7 @@ impl Stored<'_> {
     }
 
     fn expert(&self, names: ExpertNames, e: usize) -> Result<Expert> {
-        let &Stored { loader, prefix, count, d_mlp, d_model } = self;
+        let &Stored { loader, prefix, count, d_mlp, width } = self;
         // For experts stored one by one.
         let part = |linear: Linear, outputs, inputs| {
             let name = linear.name.replace("{}", &e.to_string());
@@ -164,35 +182,46 @@ impl Stored<'_> {
         };
         match names {
             ExpertNames::Each { gate, up, down } => {
-                let parts = vec![part(gate, d_mlp, d_model)?, part(up, d_mlp, d_model)?];
-                let down = vec![part(down, d_model, d_mlp)?];
+                let parts = vec![part(gate, d_mlp, width)?, part(up, d_mlp, width)?];
+                let down = vec![part(down, width, d_mlp)?];
                 Ok(Expert {
-                    gate_up: loader.gated(parts, d_model, d_mlp, move |n| (n / d_mlp, n % d_mlp)),
-                    down: loader.fused(down, d_mlp, d_model, |n| (0, n)),
+                    gate_up: loader.gated(parts, width, d_mlp, move |n| (n / d_mlp, n % d_mlp)),
+                    down: loader.fused(down, d_mlp, width, |n| (0, n)),
                 })
             }
             ExpertNames::Ungated { up, down } => Ok(Expert {
-                gate_up: loader.fused(vec![part(up, d_mlp, d_model)?], d_model, d_mlp, |n| (0, n)),
-                down: loader.fused(vec![part(down, d_model, d_mlp)?], d_mlp, d_model, |n| (0, n)),
+                gate_up: loader.fused(vec![part(up, d_mlp, width)?], width, d_mlp, |n| (0, n)),
+                down: loader.fused(vec![part(down, width, d_mlp)?], d_mlp, width, |n| (0, n)),
             }),
             ExpertNames::Stacked { gate_up, down } => {
                 let part = |name: &str, outputs, inputs| {
                     loader.stacked_part(&format!("{prefix}{name}"), [count, outputs, inputs])
                 };
-                let parts = vec![part(gate_up, 2 * d_mlp, d_model)?];
-                let down = vec![part(down, d_model, d_mlp)?];
-                let (first, first_down) = (e * 2 * d_mlp, e * d_model);
+                let parts = vec![part(gate_up, 2 * d_mlp, width)?];
+                let down = vec![part(down, width, d_mlp)?];
+                let (first, first_down) = (e * 2 * d_mlp, e * width);
                 Ok(Expert {
-                    gate_up: loader.gated(parts, d_model, d_mlp, move |n| (0, first + n)),
-                    down: loader.fused(down, d_mlp, d_model, move |n| (0, first_down + n)),
+                    gate_up: loader.gated(parts, width, d_mlp, move |n| (0, first + n)),
+                    down: loader.fused(down, d_mlp, width, move |n| (0, first_down + n)),
+                })
+            }
+            ExpertNames::StackedInOut { gate_up, down } => {
+                let part = |name: &str, outputs, inputs| {
+                    loader.turned_part(&format!("{prefix}{name}"), e, [count, outputs, inputs])
+                };
+                let parts = vec![part(gate_up, 2 * d_mlp, width)?];
+                let down = vec![part(down, width, d_mlp)?];
+                Ok(Expert {
+                    gate_up: loader.gated(parts, width, d_mlp, |n| (0, n)),
+                    down: loader.fused(down, d_mlp, width, |n| (0, n)),
                 })
             }
             ExpertNames::Alternating { gate_up, down } => {
                 // Here gates precede neurons; in the file they alternate.
                 let place = move |n| (0, if n < d_mlp { 2 * n } else { 2 * (n - d_mlp) + 1 });
                 Ok(Expert {
-                    gate_up: self.biased(gate_up, e, [2 * d_mlp, d_model], place)?,
-                    down: self.biased(down, e, [d_model, d_mlp], |n| (0, n))?,
+                    gate_up: self.biased(gate_up, e, [2 * d_mlp, width], place)?,
+                    down: self.biased(down, e, [width, d_mlp], |n| (0, n))?,
                 })
             }
         }

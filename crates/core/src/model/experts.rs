@@ -26,21 +26,28 @@ impl Run<'_> {
         tokens_of(experts, self.registers.get(Reg::RouterIndex).rows(), Some(weights))
     }
 
-    /// The first expert allocates room for the sum of all.
-    pub(super) fn room_for_experts(&mut self, first: usize) {
+    /// The first expert allocates room for the sum of all, which is as wide as this register.
+    fn room_for_experts(&mut self, first: usize, as_wide_as: Reg, to: Reg) {
         if first == 0 {
-            let tokens = self.registers.get(Reg::RouterIndex).n_rows();
-            let mut out = self.registers.get_mut(Reg::MlpOut).resize(tokens, self.model.arch.d_model);
+            let given = self.registers.get(as_wide_as).rows();
+            let (tokens, width) = (given.n_rows(), given.n_columns());
+            let mut out = self.registers.get_mut(to).resize(tokens, width);
             (0..tokens).for_each(|token| out.row_mut(token).fill(0.0));
         }
     }
 
     /// Adds the outputs of a range of experts for their tokens, experts ascending.
-    pub(super) fn experts(&mut self, at: At, experts: Range<usize>, gate: ExpertGate) -> Result<()> {
+    pub(super) fn experts(
+        &mut self,
+        at: At,
+        experts: Range<usize>,
+        [from, to]: [Reg; 2],
+        gate: ExpertGate,
+    ) -> Result<()> {
         let model = self.model;
         let routes = self.routes(experts.clone());
-        self.room_for_experts(experts.start);
-        let (read, out) = self.registers.pair(Reg::Read, Reg::MlpOut);
+        self.room_for_experts(experts.start, from, to);
+        let (read, out) = self.registers.pair(from, to);
         let (mut out, mut room) = (out.rows_mut(), Room::default());
         let some = model.weights.experts(at)?.get(experts).unwrap_or_default();
         for (expert, tokens) in some.iter().zip(&routes).filter(|(_, tokens)| !tokens.is_empty()) {
@@ -53,13 +60,13 @@ impl Run<'_> {
     }
 
     /// One expert's output for its tokens; zeros for all others.
-    pub(super) fn expert_out(&mut self, at: At, number: usize, gate: ExpertGate) -> Result<()> {
+    pub(super) fn expert_out(&mut self, at: At, number: usize, from: Reg, gate: ExpertGate) -> Result<()> {
         let model = self.model;
         let index = self.registers.get(Reg::RouterIndex).rows();
         let tokens = tokens_of(number..number + 1, index, None).concat();
-        let (read, out) = self.registers.pair(Reg::Read, Reg::ExpertOut);
+        let (read, out) = self.registers.pair(from, Reg::ExpertOut);
         let read = read.rows();
-        let mut out = out.resize(read.n_rows(), model.arch.d_model);
+        let mut out = out.resize(read.n_rows(), read.n_columns());
         (0..read.n_rows()).for_each(|token| out.row_mut(token).fill(0.0));
         if let Some(expert) = model.weights.experts(at)?.get(number).filter(|_| !tokens.is_empty()) {
             let mut room = Room::default();
@@ -72,10 +79,10 @@ impl Run<'_> {
     }
 
     /// Adds one expert's output.
-    pub(super) fn add_expert(&mut self, expert: usize) {
+    pub(super) fn add_expert(&mut self, expert: usize, to: Reg) {
         let tokens = self.routes(expert..expert + 1).concat();
-        self.room_for_experts(expert);
-        let (given, out) = self.registers.pair(Reg::ExpertOut, Reg::MlpOut);
+        self.room_for_experts(expert, Reg::ExpertOut, to);
+        let (given, out) = self.registers.pair(Reg::ExpertOut, to);
         let mut out = out.rows_mut();
         for (token, weight) in tokens {
             add_weighted(given.rows().row(token), weight, out.row_mut(token));

@@ -67,6 +67,9 @@ impl Arch {
         }
         match point.site().basis() {
             Basis::Ids => Some(1),
+            Basis::Addition if point.site() == Site::ExpertOut => {
+                Some(self.layers[point.layer()?].experts_latent().unwrap_or(self.d_model))
+            }
             Basis::Stream | Basis::Addition | Basis::Reading => Some(self.d_model),
             Basis::Queries => Some(self.heads(point.layer()?).queries()),
             Basis::Keys => Some(self.heads(point.layer()?).keys()),

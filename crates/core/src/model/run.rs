@@ -186,9 +186,11 @@ impl<'a> Run<'a> {
                 self.registers.put(Reg::RouterWeights, chosen);
             }
             Step::WeighShared => self.weigh_shared(at)?,
-            Step::Experts { experts, gate, .. } => self.experts(at, experts.clone(), *gate)?,
-            Step::ExpertOut { expert, gate, .. } => self.expert_out(at, *expert, *gate)?,
-            Step::AddExpert { expert } => self.add_expert(*expert),
+            Step::Experts { experts, from, to, gate, .. } => {
+                self.experts(at, experts.clone(), [*from, *to], *gate)?;
+            }
+            Step::ExpertOut { expert, from, gate, .. } => self.expert_out(at, *expert, *from, *gate)?,
+            Step::AddExpert { expert, to } => self.add_expert(*expert, *to),
             Step::Narrow { live } => self.narrow(live.iter()),
             Step::Moments => {
                 let (stream, out) = self.registers.pair(Reg::Stream, Reg::Moments);

@@ -129,6 +129,8 @@ pub(crate) enum Mlp {
         /// Factors on the weights of experts.
         factors: Option<Vec<f32>>,
         experts: Vec<Expert>,
+        /// To the width of experts that read another than the stream's, and back.
+        latent: Option<Box<[Projection; 2]>>,
         shared: Option<Box<Shared>>,
     },
 }
@@ -166,8 +168,9 @@ impl Block {
         }
         match &self.mlp {
             Some(Mlp::Dense { up, down } | Mlp::Xielu { up, down, .. }) => all.extend([up, down]),
-            Some(Mlp::Experts { router, experts, shared, .. }) => {
+            Some(Mlp::Experts { router, experts, latent, shared, .. }) => {
                 all.push(router);
+                all.extend(latent.iter().flat_map(|both| both.iter()));
                 all.extend(experts.iter().flat_map(|expert| [&expert.gate_up, &expert.down]));
                 all.extend(shared.iter().flat_map(|shared| [&shared.up, &shared.down]));
             }
@@ -260,6 +263,8 @@ impl Weights {
             Matrix::MixerOut => Some(&self.recurrence(at)?.out),
             Matrix::Up => Some(dense(true)?),
             Matrix::Down => Some(dense(false)?),
+            Matrix::LatentIn => self.latent_of_experts(at)?.map(|[input, _]| input),
+            Matrix::LatentOut => self.latent_of_experts(at)?.map(|[_, out]| out),
             Matrix::SharedUp => Some(&self.shared(at)?.up),
             Matrix::SharedDown => Some(&self.shared(at)?.down),
             Matrix::Router => match &self.block(at)?.mlp {
@@ -282,6 +287,13 @@ impl Weights {
     pub(crate) fn experts(&self, at: At) -> Result<&[Expert]> {
         match &self.block(at)?.mlp {
             Some(Mlp::Experts { experts, .. }) => Ok(experts),
+            _ => Err(missing(at, "experts")),
+        }
+    }
+
+    fn latent_of_experts(&self, at: At) -> Result<Option<&[Projection; 2]>> {
+        match &self.block(at)?.mlp {
+            Some(Mlp::Experts { latent, .. }) => Ok(latent.as_deref()),
             _ => Err(missing(at, "experts")),
         }
     }

@@ -9,7 +9,7 @@ use super::experts::experts;
 use super::recurrence::recurrence;
 use super::reg::Reg::{AttnOut, Hidden, MixerOut, MlpOut, PerLayerHidden, PerLayerOut, Read, Stream};
 use super::step::{Matrix, NormAt, Step};
-use crate::arch::{Bias, Mlp, Norms, Wiring};
+use crate::arch::{Bias, Mlp, Norms, StreamNorm, Wiring};
 
 /// One block: what it reads from the residual stream, and what it adds.
 pub(super) fn block(p: &mut Emitter<'_>) {
@@ -37,15 +37,19 @@ pub(super) fn block(p: &mut Emitter<'_>) {
             add_mixed(p);
             add_mlp(p);
         }
-        Wiring::NormOnStream { attention: after_attention, mlp: after_mlp } => {
-            mix(p, Norms { pre: None, post: None });
+        Wiring::NormOnStream { attention, mlp: of_mlp, side } => {
+            let at = |this, norm| Some(norm).filter(|_| side == this);
+            let none = Norms { pre: None, post: None };
+            p.norm_in_place(at(StreamNorm::Before, attention), NormAt::Attention, Stream);
+            mix(p, none);
             add_mixed(p);
-            p.norm_in_place(Some(after_attention), NormAt::Attention, Stream);
+            p.norm_in_place(at(StreamNorm::After, attention), NormAt::Attention, Stream);
             p.visit(Site::ResidMid, Stream);
             p.narrow();
-            mlp(p, NormAt::Mlp, Norms { pre: None, post: None });
+            p.norm_in_place(at(StreamNorm::Before, of_mlp), NormAt::Mlp, Stream);
+            mlp(p, NormAt::Mlp, none);
             add_mlp(p);
-            p.norm_in_place(Some(after_mlp), NormAt::Mlp, Stream);
+            p.norm_in_place(at(StreamNorm::After, of_mlp), NormAt::Mlp, Stream);
         }
     }
     per_layer(p);

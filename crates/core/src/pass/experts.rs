@@ -7,15 +7,19 @@ use easyroutine_sites::Site;
 
 use super::emitter::Emitter;
 use super::reg::Reg::{
-    ExpertOut, MlpOut, Read, RouterIndex, RouterScores, RouterWeights, SharedHidden, SharedOut, Stream,
+    self, ExpertOut, LatentRead, LatentSum, MlpOut, Read, RouterIndex, RouterScores, RouterWeights,
+    SharedHidden, SharedOut, Stream,
 };
 use super::step::{Matrix, NormAt, Step, Values};
 use crate::arch::{ExpertGate, Mlp, Norm, SharedWeight};
 use crate::tap::Want;
 
-/// `mlp_out = sum of weight * expert(read) + shared(read)`
+/// `mlp_out = sum of weight * expert(read) + shared(read)`; the experts may read a compressed stream, whose sum then goes
+/// back to the width of the stream.
 pub(super) fn experts(p: &mut Emitter<'_>) {
-    let Some(Mlp::Experts { count, top_k, d_mlp, gate, router, shared }) = p.layer().mlp else { return };
+    let Some(Mlp::Experts { count, top_k, d_mlp, latent, gate, router, shared }) = p.layer().mlp else {
+        return;
+    };
     if let Some(norm) = router.apart {
         // The shared expert reads first; the router and the experts then read the stream afresh.
         beside(p, norm);
@@ -29,8 +33,13 @@ pub(super) fn experts(p: &mut Emitter<'_>) {
     if let Some(norm) = router.apart {
         p.norm(Some(norm), NormAt::Experts, Stream, Read);
     }
-    let routed = Routed { top_k, d_mlp, gate };
-    routed.sum(p, count);
+    if latent.is_some() {
+        p.product(Read, Matrix::LatentIn, Finish::Store, LatentRead);
+        Routed { from: LatentRead, to: LatentSum, top_k, d_mlp, gate }.sum(p, count);
+        p.product(LatentSum, Matrix::LatentOut, Finish::Store, MlpOut);
+    } else {
+        Routed { from: Read, to: MlpOut, top_k, d_mlp, gate }.sum(p, count);
+    }
     if let Some(norm) = router.apart {
         p.norm_in_place(Some(norm), NormAt::ExpertsPost, MlpOut);
         p.add(SharedOut, MlpOut);
@@ -60,6 +69,8 @@ fn beside(p: &mut Emitter<'_>, norm: Norm) {
 
 /// Experts chosen by a router.
 struct Routed {
+    from: Reg,
+    to: Reg,
     top_k: usize,
     d_mlp: usize,
     gate: ExpertGate,
@@ -68,16 +79,16 @@ struct Routed {
 impl Routed {
     /// The sum of all, in ascending order. An expert that a tap looks at is computed separately.
     fn sum(&self, p: &mut Emitter<'_>, count: usize) {
-        let Routed { top_k, d_mlp, gate } = *self;
+        let Routed { from, to, top_k, d_mlp, gate } = *self;
         let mut first = 0;
         for expert in 0..count {
             let want = p.want(Site::ExpertOut, Some(expert));
             if want > Want::Nothing {
                 self.unseen(p, first..expert);
-                p.push(Step::ExpertOut { expert, gate, d_mlp, top_k });
-                let values = Values::Columns(ExpertOut, 0..p.arch.d_model);
+                p.push(Step::ExpertOut { expert, from, gate, d_mlp, top_k });
+                let values = Values::Columns(ExpertOut, 0..p.width(ExpertOut));
                 p.visit_as(want, Site::ExpertOut, Some(expert), values);
-                p.push(Step::AddExpert { expert });
+                p.push(Step::AddExpert { expert, to });
                 first = expert + 1;
             }
         }
@@ -85,9 +96,9 @@ impl Routed {
     }
 
     fn unseen(&self, p: &mut Emitter<'_>, experts: Range<usize>) {
-        let Routed { top_k, d_mlp, gate } = *self;
+        let Routed { from, to, top_k, d_mlp, gate } = *self;
         if !experts.is_empty() {
-            p.push(Step::Experts { experts, gate, d_mlp, top_k });
+            p.push(Step::Experts { experts, from, to, gate, d_mlp, top_k });
         }
     }
 }

@@ -132,12 +132,10 @@ fn width(arch: &Arch, at: At, step: &Step) -> usize {
         | Step::AddDifference { .. }
         | Step::Scale { .. }
         | Step::Add { .. }
-        | Step::Experts { .. }
-        | Step::ExpertOut { .. }
-        | Step::AddExpert { .. }
         | Step::WeighShared
         | Step::ScaleLeaving
         | Step::Choose { .. } => arch.d_model,
+        Step::Experts { .. } | Step::ExpertOut { .. } | Step::AddExpert { .. } => of_experts(arch, at),
     }
 }
 
@@ -147,6 +145,11 @@ fn layer(arch: &Arch, at: At) -> Option<&Layer> {
 
 fn of_recurrence(arch: &Arch, at: At, width: impl Fn(&Recurrence) -> usize) -> usize {
     layer(arch, at).and_then(|layer| layer.recurrence.as_ref()).map_or(0, width)
+}
+
+/// Width of what experts read and give.
+fn of_experts(arch: &Arch, at: At) -> usize {
+    layer(arch, at).and_then(Layer::experts_latent).unwrap_or(arch.d_model)
 }
 
 /// As [`Row::multiplications`].
@@ -171,7 +174,7 @@ pub(crate) fn multiplications(arch: &Arch, at: At, step: &Step) -> u64 {
         Step::RecurrentUnit(_) => 2 * of_recurrence(arch, at, Recurrence::width),
         Step::Experts { d_mlp, top_k, gate, .. } | Step::ExpertOut { d_mlp, top_k, gate, .. } => {
             let matrices = if matches!(gate, ExpertGate::None(_)) { 2 } else { 3 };
-            matrices * top_k * d_mlp * arch.d_model
+            matrices * top_k * d_mlp * of_experts(arch, at)
         }
         _ => 0,
     };

@@ -65,6 +65,10 @@ pub(crate) enum Reg {
     RouterIndex,
     /// Factors on their outputs.
     RouterWeights,
+    /// The compressed stream that experts read, if they do.
+    LatentRead,
+    /// The sum of what such experts give.
+    LatentSum,
     /// One expert's output; zeros for tokens not routed to it.
     ExpertOut,
     /// Mean, variance and second moment of the stream.

@@ -114,14 +114,16 @@ impl fmt::Display for Shown<'_> {
             Step::Scale { reg, by } => write!(f, "{reg} *= {by}"),
             Step::Add { from, to } => write!(f, "{to} += {from}"),
             Step::Route { top_k, router } => show_route(f, *top_k, router),
-            Step::Experts { experts, gate, .. } => {
+            Step::Experts { experts, from, to, gate, .. } => {
                 let sign = if experts.start == 0 { "=" } else { "+=" };
-                write!(f, "mlp_out {sign} sum of weight * {}", expert(*gate))?;
+                write!(f, "{to} {sign} sum of weight * {}", expert(*from, *gate))?;
                 let all = self.at.layer().and_then(|layer| self.arch.layers.get(layer)?.experts());
                 if Some(experts.len()) == all { Ok(()) } else { write!(f, " over experts {experts:?}") }
             }
-            Step::ExpertOut { gate, .. } => write!(f, "expert_out = {}, each expert", expert(*gate)),
-            Step::AddExpert { .. } => f.write_str("mlp_out += weight * expert_out, each expert"),
+            Step::ExpertOut { from, gate, .. } => {
+                write!(f, "expert_out = {}, each expert", expert(*from, *gate))
+            }
+            Step::AddExpert { to, .. } => write!(f, "{to} += weight * expert_out, each expert"),
             Step::WeighShared => f.write_str("shared_out *= sigmoid(W_weigh read)"),
             Step::Narrow { .. } => f.write_str("only the tokens that are needed go on"),
             Step::Moments => f.write_str("moments = mean, variance, second moment of stream"),
@@ -180,10 +182,10 @@ impl Shown<'_> {
 }
 
 /// An expert's formula.
-fn expert(gate: ExpertGate) -> String {
+fn expert(from: Reg, gate: ExpertGate) -> String {
     match gate {
-        ExpertGate::Plain(act) => format!("W_down ({}(W_gate read) * W_up read)", word(act)),
-        ExpertGate::None(act) => format!("W_down {}(W_up read)", word(act)),
+        ExpertGate::Plain(act) => format!("W_down ({}(W_gate {from}) * W_up {from})", word(act)),
+        ExpertGate::None(act) => format!("W_down {}(W_up {from})", word(act)),
         ExpertGate::Clamped { alpha, limit } => {
             format!("W_down ((up + 1) * gate * sigmoid({alpha} * gate)), both within {limit}")
         }
@@ -284,6 +286,8 @@ impl fmt::Display for Reg {
             Reg::States => "states",
             Reg::RouterIndex => "router_index",
             Reg::RouterWeights => "router_weights",
+            Reg::LatentRead => "latent_read",
+            Reg::LatentSum => "latent_sum",
             Reg::ExpertOut => "expert_out",
             Reg::Moments => "moments",
             Reg::Final => "final",
@@ -307,6 +311,8 @@ impl fmt::Display for Matrix {
             Matrix::Up => "W_up",
             Matrix::Down => "W_down",
             Matrix::Router => "W_router",
+            Matrix::LatentIn => "W_latent_in",
+            Matrix::LatentOut => "W_latent_out",
             Matrix::SharedUp => "W_shared_up",
             Matrix::SharedDown => "W_shared_down",
             Matrix::MixerIn => "W_mixer_in",

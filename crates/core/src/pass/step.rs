@@ -32,6 +32,10 @@ pub(crate) enum Matrix {
     Down,
     /// Scores of experts; always in f32, so that rounding changes no choice.
     Router,
+    /// From the stream's width to that of experts that read another.
+    LatentIn,
+    /// From what such experts give to the stream's width.
+    LatentOut,
     /// The shared expert's first projection, gate and up in one.
     SharedUp,
     /// The shared expert's last projection.
@@ -199,13 +203,12 @@ pub(crate) enum Step {
     Add { from: Reg, to: Reg },
     /// The best experts of each token, with weights.
     Route { top_k: usize, router: Router },
-    /// mlp_out += the weighted sum of the outputs of a token's experts in this range. The first range allocates the
-    /// sum.
-    Experts { experts: Range<usize>, gate: ExpertGate, d_mlp: usize, top_k: usize },
+    /// to += the weighted sum of the outputs of a token's experts in this range. The first range allocates the sum.
+    Experts { experts: Range<usize>, from: Reg, to: Reg, gate: ExpertGate, d_mlp: usize, top_k: usize },
     /// One expert's output for the tokens routed to it.
-    ExpertOut { expert: usize, gate: ExpertGate, d_mlp: usize, top_k: usize },
-    /// mlp_out += weight * expert_out, for the tokens routed to it. The first expert allocates the sum.
-    AddExpert { expert: usize },
+    ExpertOut { expert: usize, from: Reg, gate: ExpertGate, d_mlp: usize, top_k: usize },
+    /// to += weight * expert_out, for the tokens routed to it. The first expert allocates the sum.
+    AddExpert { expert: usize, to: Reg },
     /// shared_out *= sigmoid(w read)
     WeighShared,
     /// From here on only tokens that some tap needs are computed.
@@ -277,8 +280,8 @@ impl Step {
     /// The step's effects on registers.
     pub(crate) fn effects(&self) -> Effects {
         use Reg::{
-            AttnOut, CompressedKv, ExpertOut, Final, Head, HeadKv, Hidden, KvLatent, Logits, MlpOut, Moments,
-            OwnKv, OwnQueries, Pairs, PerLayer, PerLayerHidden, Qkv, Read,
+            AttnOut, CompressedKv, ExpertOut, Final, Head, HeadKv, Hidden, KvLatent, Logits, Moments, OwnKv,
+            OwnQueries, Pairs, PerLayer, PerLayerHidden, Qkv, Read,
         };
         use Reg::{Convolved, Mixed, MixerZ, RouterIndex, RouterScores, RouterWeights, Selected, SharedOut};
         use Reg::{States, Stream, Unedited, Z};
@@ -289,7 +292,7 @@ impl Step {
         };
         // The first head allocates room for all; so does the first expert.
         let z = |first: bool| if first { Regs::NONE } else { Regs::of(&[Z]) };
-        let sum = |first: bool| if first { Regs::NONE } else { Regs::of(&[MlpOut]) };
+        let sum = |to: Reg, first: bool| if first { Regs::NONE } else { Regs::of(&[to]) };
         match self {
             Step::Embed { to, .. } => effects(&[], &[*to]),
             Step::Positions { to, .. } => effects(&[*to], &[*to]),
@@ -346,17 +349,17 @@ impl Step {
             }
             Step::AddDifference { .. } => effects(&[Head, Unedited, AttnOut], &[AttnOut]),
             Step::Route { .. } => effects(&[RouterScores], &[RouterIndex, RouterWeights]),
-            Step::Experts { experts, .. } => {
-                let effects = effects(&[Read, RouterIndex, RouterWeights], &[MlpOut]);
-                let reads = effects.reads.and(sum(experts.start == 0));
-                Effects { reads, rows: Regs::of(&[Read]), ..effects }
+            Step::Experts { experts, from, to, .. } => {
+                let effects = effects(&[*from, RouterIndex, RouterWeights], &[*to]);
+                let reads = effects.reads.and(sum(*to, experts.start == 0));
+                Effects { reads, rows: Regs::of(&[*from]), ..effects }
             }
-            Step::ExpertOut { .. } => {
-                Effects { rows: Regs::of(&[Read]), ..effects(&[Read, RouterIndex], &[ExpertOut]) }
+            Step::ExpertOut { from, .. } => {
+                Effects { rows: Regs::of(&[*from]), ..effects(&[*from, RouterIndex], &[ExpertOut]) }
             }
-            Step::AddExpert { expert } => {
-                let effects = effects(&[ExpertOut, RouterIndex, RouterWeights], &[MlpOut]);
-                Effects { reads: effects.reads.and(sum(*expert == 0)), ..effects }
+            Step::AddExpert { expert, to } => {
+                let effects = effects(&[ExpertOut, RouterIndex, RouterWeights], &[*to]);
+                Effects { reads: effects.reads.and(sum(*to, *expert == 0)), ..effects }
             }
             Step::WeighShared => {
                 Effects { rows: Regs::of(&[Read]), ..effects(&[Read, SharedOut], &[SharedOut]) }
@@ -395,7 +398,7 @@ impl Step {
             | Step::Softmax { head }
             | Step::Mix { head, .. }
             | Step::AddDifference { head } => Some(*head),
-            Step::ExpertOut { expert, .. } | Step::AddExpert { expert } => Some(*expert),
+            Step::ExpertOut { expert, .. } | Step::AddExpert { expert, .. } => Some(*expert),
             Step::Visit(visit) => visit.number,
             _ => None,
         }

@@ -351,6 +351,16 @@ impl Checkpoint {
         self.find(prefix, name).is_some() || self.is_replaced(prefix, name) || is_asked()
     }
 
+    /// Shape of a tensor of the file, if it has it.
+    pub(crate) fn shape(&self, prefix: &str, name: &str) -> Option<Vec<usize>> {
+        if let Some(patch) = &self.patch {
+            let (from, prefix, name) = patch.place(prefix, name);
+            return from.shape(prefix, name);
+        }
+        let tensor = self.by_name(&self.find(prefix, name)?).ok()?;
+        Some(tensor.shape().to_vec())
+    }
+
     /// Checks that every requested tensor exists, and that every tensor, including the adapter's, was used, has no
     /// effect, belongs to a part of the model that is left out, or is accepted. Returns warnings about ignored tensors.
     ///

@@ -173,6 +173,17 @@ impl Loader<'_> {
         Ok(Part { weight, bias: None, update: None })
     }
 
+    /// One expert's projection from a tensor `[experts, inputs, outputs]`.
+    pub(crate) fn turned_part(
+        &self,
+        name: &str,
+        expert: usize,
+        [count, outputs, inputs]: [usize; 3],
+    ) -> Result<Part> {
+        let weight = self.columns(name, &[count, inputs, outputs], expert)?;
+        Ok(Part { weight, bias: None, update: None })
+    }
+
     /// One expert's projection from a tensor `[experts, inputs, outputs]`, or from blocks of MXFP4, with its bias.
     pub(crate) fn biased_part(
         &self,

@@ -452,6 +452,8 @@ pub(super) const LAYER_NEMOTRON_H: &[Rule] = &[
     rule("exp_probs_b.bias", "mixer.gate.e_score_correction_bias", How::Vector),
     rule("ffn_up_exps", "mixer.experts.{}.up_proj", How::Each),
     rule("ffn_down_exps", "mixer.experts.{}.down_proj", How::Each),
+    same("ffn_latent_down", "mixer.fc1_latent_proj"),
+    same("ffn_latent_up", "mixer.fc2_latent_proj"),
     same("ffn_up_shexp", "mixer.shared_experts.up_proj"),
     same("ffn_down_shexp", "mixer.shared_experts.down_proj"),
 ];

@@ -107,7 +107,7 @@ impl Tensors {
         let norms = match layer.wiring {
             Wiring::Sequential { attention, mlp } => [attention.pre, attention.post, mlp.pre, mlp.post],
             Wiring::Parallel { attention, mlp } => [Some(attention), None, mlp, None],
-            Wiring::NormOnStream { attention, mlp } => [Some(attention), None, Some(mlp), None],
+            Wiring::NormOnStream { attention, mlp, .. } => [Some(attention), None, Some(mlp), None],
         };
         let stored = [names.attention_norm, names.attention_post_norm, names.mlp_norm, names.mlp_post_norm];
         let has = [layer.mixes(), layer.mixes(), layer.mlp.is_some(), layer.mlp.is_some()];
@@ -254,6 +254,10 @@ impl Tensors {
                 self.add(format!("{prefix}{gate_up}"), &[count, 2 * d_mlp, d]);
                 self.add(format!("{prefix}{down}"), &[count, d, d_mlp]);
             }
+            ExpertNames::StackedInOut { gate_up, down } => {
+                self.add(format!("{prefix}{gate_up}"), &[count, d, 2 * d_mlp]);
+                self.add(format!("{prefix}{down}"), &[count, d_mlp, d]);
+            }
             ExpertNames::Alternating { gate_up, down } => {
                 self.add(format!("{prefix}{gate_up}"), &[count, d, 2 * d_mlp]);
                 self.add(format!("{prefix}{gate_up}_bias"), &[count, 2 * d_mlp]);
@@ -288,8 +292,8 @@ impl Tensors {
                 self.linear(prefix, down, d, d_mlp);
             }
             (
-                Mlp::Experts { count, d_mlp, shared: shares, .. },
-                MlpNames::Experts { router, correction, apart, experts, shared },
+                Mlp::Experts { count, d_mlp, latent: width, shared: shares, .. },
+                MlpNames::Experts { router, correction, apart, experts, latent, shared },
             ) => {
                 self.linear(prefix, router, count, d);
                 if let Some(names) = apart {
@@ -304,7 +308,11 @@ impl Tensors {
                     Some(Correction::Vector(name)) => self.add(format!("{prefix}{name}"), &[count]),
                     Some(Correction::Row(name)) => self.add(format!("{prefix}{name}"), &[1, count]),
                 }
-                self.experts(prefix, d, count, d_mlp, experts);
+                if let Some((width, [input, out])) = width.zip(latent) {
+                    self.linear(prefix, input, width, d);
+                    self.linear(prefix, out, d, width);
+                }
+                self.experts(prefix, width.unwrap_or(d), count, d_mlp, experts);
                 match (shares, shared) {
                     (None, None) => {}
                     (Some(expert), Some(SharedNames::Split { gate, up, down, weigh })) => {

@@ -148,7 +148,6 @@ fn what_makes_a_decoder_something_else_is_refused_by_its_key() {
         ("llama", json!({"rope_interleaved": true})),
         ("gpt2", json!({"add_cross_attention": true})),
         ("gpt2", json!({"pruned_heads": {"0": [1]}})),
-        ("bloom", json!({"apply_residual_connection_post_layernorm": true})),
         ("gemma", json!({"use_bidirectional_attention": true})),
         ("gemma2", json!({"use_bidirectional_attention": true})),
         ("gemma3_text", json!({"use_bidirectional_attention": true})),

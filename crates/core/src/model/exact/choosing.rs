@@ -31,22 +31,28 @@ impl Exact<'_> {
         Ok(())
     }
 
-    /// mlp_out += the weighted sum of what those of a token's experts give that are among these.
-    pub(super) fn experts(&mut self, at: At, experts: Range<usize>, gate: ExpertGate) -> Result<()> {
+    /// to += the weighted sum of what those of a token's experts give that are among these.
+    pub(super) fn experts(
+        &mut self,
+        at: At,
+        experts: Range<usize>,
+        [from, to]: [Reg; 2],
+        gate: ExpertGate,
+    ) -> Result<()> {
         for expert in experts {
-            self.expert_out(at, expert, gate)?;
-            self.add_expert(expert);
+            self.expert_out(at, expert, from, gate)?;
+            self.add_expert(expert, to);
         }
         Ok(())
     }
 
     /// What one expert gives for its tokens; zeros for all others.
-    pub(super) fn expert_out(&mut self, at: At, number: usize, gate: ExpertGate) -> Result<()> {
+    pub(super) fn expert_out(&mut self, at: At, number: usize, from: Reg, gate: ExpertGate) -> Result<()> {
         let model = self.model;
-        let (index, read) = (self.reg(Reg::RouterIndex), self.reg(Reg::Read));
+        let (index, read) = (self.reg(Reg::RouterIndex), self.reg(from));
         let goes = |token: &usize| index.row(*token).contains(&(number as f64));
         let tokens: Vec<usize> = (0..index.n_rows()).filter(goes).collect();
-        let mut out = Matrix::zeros(index.n_rows(), model.arch().d_model);
+        let mut out = Matrix::zeros(index.n_rows(), read.n_columns());
         if let Some(expert) = model.weights.experts(at)?.get(number).filter(|_| !tokens.is_empty()) {
             let mut x = Matrix::zeros(tokens.len(), read.n_columns());
             tokens.iter().enumerate().for_each(|(i, token)| x.row_mut(i).copy_from_slice(read.row(*token)));
@@ -61,9 +67,9 @@ impl Exact<'_> {
         Ok(())
     }
 
-    /// mlp_out += weight * expert_out. The first expert makes room.
-    pub(super) fn add_expert(&mut self, number: usize) {
-        let mut sum = std::mem::take(self.reg_mut(Reg::MlpOut));
+    /// to += weight * expert_out. The first expert makes room.
+    pub(super) fn add_expert(&mut self, number: usize, to: Reg) {
+        let mut sum = std::mem::take(self.reg_mut(to));
         let (index, weights) = (self.reg(Reg::RouterIndex), self.reg(Reg::RouterWeights));
         let given = self.reg(Reg::ExpertOut);
         if number == 0 {
@@ -77,7 +83,7 @@ impl Exact<'_> {
                 }
             }
         }
-        *self.reg_mut(Reg::MlpOut) = sum;
+        *self.reg_mut(to) = sum;
     }
 
     /// shared_out *= sigmoid(w read)

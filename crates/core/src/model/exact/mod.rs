@@ -240,9 +240,11 @@ impl<'a> Exact<'a> {
                 self.reg_mut(*to).add(&from);
             }
             Step::Route { top_k, router } => self.route(at, *top_k, router)?,
-            Step::Experts { experts, gate, .. } => self.experts(at, experts.clone(), *gate)?,
-            Step::ExpertOut { expert, gate, .. } => self.expert_out(at, *expert, *gate)?,
-            Step::AddExpert { expert } => self.add_expert(*expert),
+            Step::Experts { experts, from, to, gate, .. } => {
+                self.experts(at, experts.clone(), [*from, *to], *gate)?;
+            }
+            Step::ExpertOut { expert, from, gate, .. } => self.expert_out(at, *expert, *from, *gate)?,
+            Step::AddExpert { expert, to } => self.add_expert(*expert, *to),
             Step::WeighShared => self.weigh_shared(at)?,
             Step::Moments => {
                 let mut out = Matrix::zeros(tokens, 3);

@@ -13,8 +13,8 @@ use crate::pass::{At, Reg, Step};
 impl Walk<'_> {
     /// The weighted sum of the outputs of a range of experts.
     pub(super) fn experts_back(&mut self, at: At, step: &Step) -> Result<()> {
-        let Step::Experts { experts, gate, .. } = step else { return Ok(()) };
-        let Some(g) = self.of_sum(experts.start) else { return Ok(()) };
+        let Step::Experts { experts, from, to, gate, .. } = step else { return Ok(()) };
+        let Some(g) = self.of_sum(experts.start, *to) else { return Ok(()) };
         let model = self.run.model;
         let some = model.weights.experts(at)?.get(experts.clone()).unwrap_or_default();
         let routes = self.run.routes(experts.clone());
@@ -27,7 +27,7 @@ impl Walk<'_> {
                 let g = g.rows().row(*token);
                 back.rows_mut().row_mut(i).iter_mut().zip(g).for_each(|(back, g)| *back = weight * g);
             }
-            let given = self.expert_back(expert, *gate, tokens, back);
+            let given = self.expert_back(expert, *from, *gate, tokens, back);
             for (i, (token, _)) in tokens.iter().enumerate() {
                 let along = model.cpu.dot(g.rows().row(*token), given.rows().row(i));
                 self.add_to_weight(*token, number, along as f32);
@@ -38,7 +38,13 @@ impl Walk<'_> {
     }
 
     /// One expert's output for its tokens.
-    pub(super) fn expert_out_back(&mut self, at: At, number: usize, gate: ExpertGate) -> Result<()> {
+    pub(super) fn expert_out_back(
+        &mut self,
+        at: At,
+        number: usize,
+        from: Reg,
+        gate: ExpertGate,
+    ) -> Result<()> {
         let Some(g) = self.gradients.take(Reg::ExpertOut) else { return Ok(()) };
         let tokens = self.run.routes(number..number + 1).concat();
         if let Some(expert) = self.run.model.weights.experts(at)?.get(number).filter(|_| !tokens.is_empty()) {
@@ -46,15 +52,15 @@ impl Walk<'_> {
             for (i, (token, _)) in tokens.iter().enumerate() {
                 back.rows_mut().row_mut(i).copy_from_slice(g.rows().row(*token));
             }
-            self.expert_back(expert, gate, &tokens, back);
+            self.expert_back(expert, from, gate, &tokens, back);
         }
         self.gradients.free(g);
         Ok(())
     }
 
-    /// mlp_out += weight * expert_out
-    pub(super) fn add_expert_back(&mut self, number: usize, saved: &Saved) {
-        let (Some(g), Saved::Rows(given)) = (self.of_sum(number), saved) else { return };
+    /// to += weight * expert_out
+    pub(super) fn add_expert_back(&mut self, number: usize, to: Reg, saved: &Saved) {
+        let (Some(g), Saved::Rows(given)) = (self.of_sum(number, to), saved) else { return };
         let (tokens, width) = (g.rows().n_rows(), g.rows().n_columns());
         let mut out = self.gradients.zeros(tokens, width);
         for (token, weight) in self.run.routes(number..number + 1).concat() {
@@ -68,10 +74,10 @@ impl Walk<'_> {
     }
 
     /// The gradient of the sum of all experts. Its first expert, walked last, takes it.
-    fn of_sum(&mut self, first: usize) -> Option<Buffer> {
+    fn of_sum(&mut self, first: usize, to: Reg) -> Option<Buffer> {
         match first {
-            0 => self.gradients.take(Reg::MlpOut),
-            _ => self.gradients.get(Reg::MlpOut).map(super::copy),
+            0 => self.gradients.take(to),
+            _ => self.gradients.get(to).map(super::copy),
         }
     }
 
@@ -86,14 +92,15 @@ impl Walk<'_> {
     fn expert_back(
         &mut self,
         expert: &Expert,
+        from: Reg,
         gate: ExpertGate,
         tokens: &[(usize, f32)],
         back: Buffer,
     ) -> Buffer {
         let cpu = &self.run.model.cpu;
-        let read = self.run.registers.get(Reg::Read).rows();
-        let (n_tokens, d_model, neurons) = (read.n_rows(), read.n_columns(), expert.down.inputs());
-        let mut x = sized(tokens.len(), d_model);
+        let read = self.run.registers.get(from).rows();
+        let (n_tokens, width, neurons) = (read.n_rows(), read.n_columns(), expert.down.inputs());
+        let mut x = sized(tokens.len(), width);
         for (i, (token, _)) in tokens.iter().enumerate() {
             x.rows_mut().row_mut(i).copy_from_slice(read.row(*token));
         }
@@ -122,7 +129,7 @@ impl Walk<'_> {
         }
         let mut of_read = x;
         expert.gate_up.back(cpu, of_sums.rows(), Finish::Store, of_read.rows_mut());
-        let mut sum = self.gradients.sum(Reg::Read, n_tokens, d_model);
+        let mut sum = self.gradients.sum(from, n_tokens, width);
         for (i, (token, _)) in tokens.iter().enumerate() {
             add_row(of_read.rows().row(i), sum.row_mut(*token));
         }

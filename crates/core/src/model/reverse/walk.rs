@@ -207,8 +207,10 @@ impl Walk<'_> {
             }
             Step::Route { router, .. } => self.route_back(router, weights.of_router(at)?[1]),
             Step::Experts { .. } => self.experts_back(at, step)?,
-            Step::ExpertOut { expert, gate, .. } => self.expert_out_back(at, *expert, *gate)?,
-            Step::AddExpert { expert } => self.add_expert_back(*expert, saved),
+            Step::ExpertOut { expert, from, gate, .. } => {
+                self.expert_out_back(at, *expert, *from, *gate)?;
+            }
+            Step::AddExpert { expert, to } => self.add_expert_back(*expert, *to, saved),
             Step::WeighShared => self.weigh_shared_back(at, saved)?,
             Step::Choose { .. } => {
                 if let Some(g) = self.gradients.take(Reg::Final) {
