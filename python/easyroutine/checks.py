@@ -9,7 +9,7 @@ from typing import Any
 
 from easyroutine.errors import InputError
 
-__all__ = ["folder", "function", "listed", "mapping", "number", "string", "token_id", "truth", "whole"]
+__all__ = ["folder", "function", "listed", "mapping", "number", "string", "sums_file", "token_id", "truth", "whole"]
 
 #: The largest integer that the engine counts with, and the largest token id.
 _MOST = 2**64 - 1
@@ -29,6 +29,14 @@ def whole(value: Any, name: str, least: int = 0, most: int = _MOST) -> int:
     if number > most:
         raise InputError(f"{name} is {number}; it must be at most {most}")
     return number
+
+
+def sums_file(value: Any) -> str | None:
+    """The file that keeps sums, if there is one."""
+    file = None if value is None else string(fspath(value), "state")
+    if file is not None and not file.endswith(".safetensors"):
+        raise InputError(f"state is {file!r}; sums are kept in a .safetensors file")
+    return file
 
 
 def token_id(value: Any, name: str) -> int:

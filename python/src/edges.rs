@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use easyroutine::attribution::edges::{
-    Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, Faithfulness, ends, sizes,
+    Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, Faithfulness, Graph, ends, sizes,
 };
+use easyroutine::gradients::Rule;
 use easyroutine::jacobian::{FitOptions, JacobianFit, Part};
 use easyroutine::tune::{Optimiser, Tuning, save_tuned_lens, shuffled, tuned_lens_config, tuning_settings};
 use easyroutine::{Error, ErrorKind, Stop};
-use easyroutine_app::reports;
+use easyroutine_app::{record, reports};
 use easyroutine_view::circuit::{CircuitEdge, CircuitReport};
 use easyroutine_view::drawing::{CircuitDrawing, Screen};
 use easyroutine_view::lens::ColourDepth;
@@ -36,6 +37,8 @@ pub(crate) struct EdgeSettings {
     rule: String,
     top: usize,
     curve: bool,
+    /// Where the sums of the scores are kept.
+    state: Option<PathBuf>,
     /// The texts by role, for pictures.
     prompts: Vec<(String, String)>,
 }
@@ -62,6 +65,8 @@ pub(crate) fn edges(
     }
     let rule = rule(&settings.rule)?;
     let metrics = settings.metrics.iter().map(metric).collect::<Result<Vec<_>, _>>()?;
+    let name = metrics.first().map(|metric| metric.to_json()).unwrap_or_default();
+    let name = name["name"].as_str().unwrap_or_default();
     let of = |row: usize| metrics[if metrics.len() == 1 { 0 } else { row }];
     let signals = Signals::new();
     let mut told = Told::new(progress);
@@ -71,13 +76,17 @@ pub(crate) fn edges(
         let stop = Stop::When(&|| signals.is_stopped());
         let scorer = EdgeScorer::new(engine, method, rule)?;
         let graph = scorer.graph().clone();
-        let mut sums = EdgeSums::new(&graph);
-        for row in 0..n {
-            told.tell(row, 2 * n)?;
-            let (clean, corrupt) = (&clean[row].0, &corrupt[row].0);
-            sums.add([clean, corrupt], of(row), &scorer.score(clean, corrupt, of(row), stop)?);
-        }
-        let scores = sums.mean();
+        let scores = kept_scores(model, &graph, settings, (method, rule, name), |sums, keep| {
+            for row in 0..n {
+                told.tell(row, 2 * n)?;
+                let (clean, corrupt) = (&clean[row].0, &corrupt[row].0);
+                if !sums.has([clean, corrupt], of(row))? {
+                    sums.add([clean, corrupt], of(row), &scorer.score(clean, corrupt, of(row), stop)?);
+                    keep(sums)?;
+                }
+            }
+            Ok(())
+        })?;
         let mut circuits = vec![Circuit::top(&graph, &scores, settings.top)?];
         if settings.curve {
             for size in sizes(&graph) {
@@ -136,6 +145,42 @@ pub(crate) fn edges(
         Ok(json)
     });
     found.map(|json| json.to_string()).map_err(|error| told.failure(&signals, error))
+}
+
+/// Mean scores of the sums that `fill` adds up, kept in the state's file if there is one: whenever a minute has passed
+/// since the last time, and at the end, even if it is an error.
+fn kept_scores(
+    model: &Model,
+    graph: &Graph,
+    settings: &EdgeSettings,
+    (method, rule, metric): (EdgeMethod, Rule, &str),
+    fill: impl FnOnce(
+        &mut EdgeSums,
+        &mut dyn FnMut(&EdgeSums) -> easyroutine::Result<()>,
+    ) -> easyroutine::Result<()>,
+) -> easyroutine::Result<Vec<f64>> {
+    let mut sums = EdgeSums::new(graph);
+    let Some(file) = &settings.state else {
+        return fill(&mut sums, &mut |_| Ok(())).map(|()| sums.mean());
+    };
+    let origin = record::edge_scores(Some(model.identity.digest()?), method, rule, metric);
+    if file.exists() {
+        sums = EdgeSums::read(graph, file, &origin)?;
+    }
+    let write =
+        |sums: &EdgeSums| written(file, |at| sums.write(&origin, &mut BufWriter::new(File::create(at)?)));
+    let mut last = Instant::now();
+    let filled = fill(&mut sums, &mut |sums| {
+        if last.elapsed() >= PAUSE {
+            write(sums)?;
+            last = Instant::now();
+        }
+        Ok(())
+    });
+    write(&sums)?;
+    filled?;
+    sums.summed.finish().map_err(|e| e.at(file.display()))?;
+    Ok(sums.mean())
 }
 
 /// Draws a circuit, given as that JSON, in one format: `html`, `svg`, `png`, `csv`, `markdown` or `terminal`.

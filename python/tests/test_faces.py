@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import TEXTS, TINY
 
+from easyroutine.errors import InputError
 from easyroutine.interpretability import ActivationLoader, ActivationSaver, ExtractionConfig, HookedModel, Intervention
 
 COMMAND = os.path.join(sysconfig.get_path("scripts"), "easyroutine")
@@ -144,6 +145,29 @@ def test_sums_and_fits_that_one_began_the_other_finishes(tmp_path: Path, prompts
         llama.mean_attribution(pairs, ["resid_in_1", "z_L*"], **again, state=states[1], on_progress=stopping(2))
     other_command(*line, "--state", states[1])
     assert states[0].read_bytes() == states[1].read_bytes()
+
+    rows = ([clean for clean, _ in texts], [corrupt for _, corrupt in texts])
+    asked: dict[str, Any] = {"answer": [7] * 3, "against": [9] * 3, "steps": 3, "top": 30}
+    circuit = llama.edges(*rows, **asked)
+    states = [tmp_path / name for name in ("e.safetensors", "f.safetensors")]
+    line = ["edges", "--pairs", pairs, "-m", model, "--steps", "3", "--top", "30", "-o", tmp_path / "edges.json"]
+    other_command(*line, "--limit", "1", "--state", states[0])
+    assert llama.edges(*rows, **asked, state=states[0]).to_dict() == circuit.to_dict()
+
+    def stop(done: int, _: int) -> None:
+        if done == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        llama.edges(*rows, **asked, state=states[1], on_progress=stop)
+    other_command(*line, "--state", states[1])
+    assert states[0].read_bytes() == states[1].read_bytes()
+    with pytest.raises(InputError, match="sums hold 3 pairs, and 1 are read"):
+        llama.edges(rows[0][:1], rows[1][:1], answer=7, against=9, steps=3, state=states[0])
+    with pytest.raises(InputError, match="another `steps`"):
+        llama.edges(*rows, **{**asked, "steps": 4}, state=states[0])
+    with pytest.raises(InputError, match="safetensors file"):
+        llama.edges(*rows, **asked, state=tmp_path / "sums.pt")
 
     files = [tmp_path / name for name in ("whole.safetensors", "c.safetensors", "d.safetensors")]
     fit: list[str | Path] = ["jacobian", "fit", "--file", prompts, "-m", model, "--skip-first", "1"]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use easyroutine::arch::Arch;
+use easyroutine::attribution::edges::EdgeMethod;
 use easyroutine::edit::{Intervention, Operation, Part, Softmax};
 use easyroutine::extraction::{ExtractionConfig, Heads};
 use easyroutine::gradients::Rule;
@@ -54,6 +55,22 @@ pub fn mean_attribution(
         "rule": rule_name(rule),
         "metric": metric,
     }))
+}
+
+/// What mean scores of edges depend on besides their pairs. `digest` is the model's identity by content, if a
+/// file keeps the sums; `metric` is the metric's name in [`Metric::to_json`](easyroutine::patching::Metric::to_json).
+pub fn edge_scores(digest: Option<&str>, method: EdgeMethod, rule: Rule, metric: &str) -> Value {
+    let steps = match method {
+        EdgeMethod::EapIg { steps } => Some(steps),
+        EdgeMethod::Eap | EdgeMethod::CleanCorrupted => None,
+    };
+    json!({
+        "model_digest": digest,
+        "method": method.name(),
+        "steps": steps,
+        "rule": rule_name(rule),
+        "metric": metric,
+    })
 }
 
 /// The request as the fields of an extraction configuration. If flags and heads cover more than was requested, as with

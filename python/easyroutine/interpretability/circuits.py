@@ -8,7 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine._core import draw_circuit
-from easyroutine.checks import function, mapping, string, whole
+from easyroutine.checks import function, mapping, string, sums_file, whole
 from easyroutine.conversations import ChatArguments, Chats, takes_chats
 from easyroutine.interpretability.gradients import Token, metrics_of
 from easyroutine.interpretability.patching import check_unchanged
@@ -36,6 +36,7 @@ def edges(
     rule: Literal["gradient", "relp"] = "gradient",
     top: int = 200,
     curve: bool = False,
+    state: str | PathLike[str] | None = None,
     on_progress: Callable[[int, int], Any] | None = None,
     **chat: Unpack[ChatArguments],
 ) -> Circuit:
@@ -51,8 +52,13 @@ def edges(
     carrying the corrupted run: its faithfulness is (circuit - corrupted) / (clean - corrupted). ``curve=True`` also
     runs circuits of 0.1 to 100 % of all edges (MIB's fractions).
 
+    ``state``, a ``.safetensors`` file, keeps the sums of the scores while pairs are read, even if reading ends in an error
+    or by Ctrl-C. The same call, with these pairs and others after them, then continues, to the bits of one whole run.
+    ``easyroutine edges --state`` writes and reads the same file.
+
     Raises:
-        InputError: Unequal numbers or lengths of rows, a metric without a gradient, more edges than exist.
+        InputError: Unequal numbers or lengths of rows, a metric without a gradient, more edges than exist, a ``state`` of
+            another model, other pairs or other options.
         UnsupportedError: A model that norms its heads before adding them, one in bfloat16, or one with a step that has
             no backward rule.
     """
@@ -75,6 +81,7 @@ def edges(
             "rule": string(rule, "rule"),
             "top": whole(top, "top", 0),
             "curve": bool(curve),
+            "state": sums_file(state),
             "prompts": prompts if len(rows) == 1 else [],
         },
         on_progress,

@@ -10,7 +10,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal
 
 from easyroutine._core import AttributionSums
-from easyroutine.checks import function, listed, string, whole
+from easyroutine.checks import function, listed, string, sums_file, whole
 from easyroutine.conversations import Chats
 from easyroutine.errors import InputError
 from easyroutine.interpretability.dataset import as_given
@@ -63,9 +63,7 @@ def mean_attribution(
     check_unchanged(model, "mean_attribution")
     if on_progress is not None:
         function(on_progress, "on_progress")
-    file = None if state is None else fspath(state)
-    if file is not None and not file.endswith(".safetensors"):
-        raise InputError(f"state is {file!r}; sums are kept in a .safetensors file")
+    file = sums_file(state)
     name = string(metric, "metric")
     settings = {
         "keys": [string(key, "a key") for key in ([keys] if isinstance(keys, str) else listed(keys, "keys", "keys"))],

@@ -13,6 +13,7 @@ use easyroutine::attribution::edges::{
 use easyroutine::patching::Metric;
 use easyroutine::prompts;
 use easyroutine::tokens::Tokenizer;
+use easyroutine_app::record;
 use easyroutine_app::reports::{self, CircuitWords};
 use easyroutine_view::drawing::CircuitDrawing;
 use serde_json::{Value, json};
@@ -137,22 +138,13 @@ impl Opened<'_> {
             let metric = metric_name(self.edges.metric);
             return Ok(json!({"circuit": file, "metric": metric, "pairs": self.edges.pairs}));
         }
-        let steps = match self.method() {
-            EdgeMethod::EapIg { steps } => Some(steps),
-            _ => None,
-        };
         // The digest reads every weight, so compute it only if a later run will continue from here.
         let digest = match &self.edges.state {
             Some(_) => Some(self.session.identity.digest()?),
             None => None,
         };
-        Ok(json!({
-            "model_digest": digest,
-            "method": self.method().name(),
-            "steps": steps,
-            "rule": reports::rule_name(self.edges.rule.rule()),
-            "metric": metric_name(self.edges.metric),
-        }))
+        let (rule, metric) = (self.edges.rule.rule(), metric_name(self.edges.metric));
+        Ok(record::edge_scores(digest.as_deref(), self.method(), rule, metric))
     }
 
     /// Mean scores over all pairs.
