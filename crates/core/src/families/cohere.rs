@@ -9,7 +9,8 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::names::*;
 
-pub(super) const FAMILY: Family = Family { model_type: "cohere", read, inert: &[], only: &[] };
+pub(super) const FAMILY: Family =
+    Family { model_type: "cohere", read, inert: &["model_max_length", "pretraining_tp"], only: &[] };
 
 pub(super) const SIZES: SizeKeys =
     SizeKeys { vocabulary: 256_000, d_head: HeadWidth::Always, tied: true, ..usual(8192, 40, 64, 8192) };

@@ -15,6 +15,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "falcon_h1",
     read,
     inert: &[
+        "attn_layer_indices",
         "mamba_chunk_size",
         "mamba_use_mlp",
         "num_logits_to_keep",

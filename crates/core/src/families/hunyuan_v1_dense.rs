@@ -13,6 +13,8 @@ pub(super) const FAMILY: Family = Family {
     model_type: "hunyuan_v1_dense",
     read,
     inert: &[
+        "dense_list",
+        "pad_id",
         "attention_head_dim",
         "cla_share_factor",
         "eod_token_id",

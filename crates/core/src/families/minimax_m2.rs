@@ -12,7 +12,19 @@ use crate::names::*;
 pub(super) const FAMILY: Family = Family {
     model_type: "minimax_m2",
     read,
-    inert: &["mtp_transformer_layers", "num_mtp_modules", "use_mtp", "attn_type_list"],
+    inert: &[
+        "mtp_transformer_layers",
+        "num_mtp_modules",
+        "use_mtp",
+        "attn_type_list",
+        // Of a class with other layers too.
+        "layernorm_full_attention_beta",
+        "layernorm_linear_attention_beta",
+        "layernorm_mlp_beta",
+        "mlp_intermediate_size",
+        "shared_moe_mode",
+        "sliding_window",
+    ],
     only: &[
         ("qk_norm_type", Only::Text("per_layer")),
         ("scoring_func", Only::Text("sigmoid")),

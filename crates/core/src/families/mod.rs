@@ -229,7 +229,9 @@ pub fn read_with(config: &Config, head: Option<heads::Asked>, allowed: &[String]
     if let Some(wrapper) = wrappers::find(model_type) {
         return wrapper.read(config, head, allowed);
     }
-    let family = family(model_type)?;
+    // As AutoConfig of transformers.
+    let alternates = model_type == "mistral" && config.raw("layer_types").is_some();
+    let family = family(if alternates { "ministral" } else { model_type })?;
     refusals::check(config)?;
     let inert = &[INERT, family.inert];
     let (mut arch, mut names) = decoder(config, family, family.only, inert, allowed)?;

@@ -13,6 +13,7 @@ pub(super) const FAMILY: Family = Family {
     read,
     // Switches of the original program that transformers' class fixes to one value.
     inert: &[
+        "tokenizer_name",
         "embedding_fraction",
         "expansion_ratio",
         "init_config",

@@ -12,7 +12,8 @@ use crate::names::Names;
 
 use super::gemma2::softcap;
 
-pub(super) const FAMILY: Family = Family { model_type: "nanochat", read, inert: &[], only: &[] };
+pub(super) const FAMILY: Family =
+    Family { model_type: "nanochat", read, inert: &["logits_soft_cap"], only: &[] };
 
 const SIZES: SizeKeys = SizeKeys { vocabulary: 50_304, ..usual(768, 12, 6, 2048) };
 

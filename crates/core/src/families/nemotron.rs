@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::names::Names;
 
 pub(super) const FAMILY: Family =
-    Family { model_type: "nemotron", read, inert: &["norm_epsilon"], only: &[] };
+    Family { model_type: "nemotron", read, inert: &["norm_epsilon", "kv_channels"], only: &[] };
 
 const SIZES: SizeKeys = SizeKeys { vocabulary: 256_000, ..usual(6144, 32, 48, 4096) };
 

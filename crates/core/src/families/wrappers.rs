@@ -81,6 +81,8 @@ const PROJECTOR: &[&str] = &[
     "vision_config",
     "vision_feature_layer",
     "vision_feature_select_strategy",
+    // The decoder has its own.
+    "vocab_size",
 ];
 
 const QWEN: &[&str] = &["vision_config", "vision_start_token_id", "vision_end_token_id", "vision_token_id"];
@@ -107,6 +109,8 @@ const IDEFICS: &[&str] = &[
     "freeze_config",
     "max_sequence_length",
     "additional_vocab_size",
+    "use_reentrant_checkpointing",
+    "vocab_size",
 ];
 
 const USUAL: Wrapper = Wrapper {
@@ -141,7 +145,15 @@ const IDEFICS3: Wrapper = Wrapper {
     absent: Absent::Keys(r#"{"rms_norm_eps": 1e-5}"#),
     placeholders: &[("image_token_id", 128_257)],
     inert: IDEFICS,
-    inert_in_text: &["_flash_attn_2_enabled", "is_llama_config", "neftune_noise_alpha", "perceiver_config"],
+    inert_in_text: &[
+        "_flash_attn_2_enabled",
+        "is_llama_config",
+        "neftune_noise_alpha",
+        "perceiver_config",
+        "pixel_shuffle_factor",
+        "qk_layer_norms",
+        "use_resampler",
+    ],
     ..USUAL
 };
 
