@@ -35,7 +35,7 @@ SCALES = (
 # Older keys for the kinds of layers: by the number of layers.
 PATTERNS = {
     **{kind: lambda n, r: {"sliding_window_pattern": r.choice([1, 2, 3, 4])} for kind in ("cohere2", "exaone4", "gemma3_text")},
-    **{kind: lambda n, r: {"full_attention_interval": r.choice([1, 2, 3])} for kind in ("qwen3_next", "qwen3_5_text")},
+    **{kind: lambda n, r: {"full_attention_interval": r.choice([1, 2, 3])} for kind in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")},
     **{kind: lambda n, r: {} for kind in ("gemma2", "vaultgemma", "gpt_oss", "olmo3", "ministral")},
     "lfm2": lambda n, r: {"full_attn_idxs": [l for l in range(n) if r.random() < 0.5]},
     "smollm3": lambda n, r: {"no_rope_layers": None, "no_rope_layer_interval": r.choice([2, 3])},
@@ -95,7 +95,7 @@ def key_of(c, *names):
 def layers(c, kind, r):
     """The number of layers, and their kinds."""
     depth = next((k for k in DEPTH if k in c), None)
-    kinds = {key: sorted(set(map(str, c[key]))) for key in ("layer_types", "layers_block_type") if isinstance(c.get(key), list)}
+    kinds = {key: sorted(set(map(str, c[key]))) for key in ("layer_types", "layers_block_type", "mlp_layer_types") if isinstance(c.get(key), list)}
     n = r.choice([1, 2, 3, 4, 5])
     if kind == "gemma4_text":
         return gemma4(c, r)
@@ -119,6 +119,8 @@ def layers(c, kind, r):
         c.update(pattern(n, r))
     if kind == "nemotron_h":
         c.pop("num_hidden_layers", None)
+    if kind == "glm4_moe_lite" and r.random() < 0.3:
+        c.pop("mlp_layer_types")
     if kind == "lfm2" and "layer_types" in c:
         c.pop("full_attn_idxs", None)
     if c.get("no_rope_layers"):
@@ -180,9 +182,9 @@ def widths(c, kind, r):
         shared = r.choice([n for n in range(1, heads + 1) if heads % n == 0])
         for key in ("num_key_value_heads", "num_kv_heads", "n_kv_heads"):
             if c.get(key) is not None:
-                c[key] = heads if kind.startswith("deepseek") or kind in ("phi", "persimmon") and r.random() < 0.7 else shared
+                c[key] = heads if "kv_lora_rank" in c or kind in ("phi", "persimmon") and r.random() < 0.7 else shared
         # Widths apart from the heads only where the class has them.
-        apart = c.get("head_dim") is not None and not kind.startswith(("deepseek", "helium", "cohere2"))
+        apart = c.get("head_dim") is not None and "kv_lora_rank" not in c and kind not in ("helium", "cohere2")
         if apart:
             c["head_dim"] = d_head
             # Several classes want a multiple of the heads, which need not be their width.

@@ -48,7 +48,7 @@ def bare(keys, r):
 
 def patterned(keys, _r):
     """Patterns in place of kinds of layers."""
-    for key in ("layer_types", "no_rope_layers"):
+    for key in ("layer_types", "mlp_layer_types", "no_rope_layers"):
         keys.pop(key, None)
     if keys["model_type"] == "nemotron_h":
         letters = {"linear_attention": "M", "mlp": "-", "full_attention": "*", "moe": "E"}

@@ -22,6 +22,7 @@ WRAPPERS = {
     "qwen2_5_vl": (["qwen2"], {**QWEN, "out_hidden_size": None, "fullatt_block_indexes": [0]}, {}),
     "qwen3_vl": (["qwen3"], {**QWEN, "out_hidden_size": None, "deepstack_visual_indexes": [0]}, {}),
     "qwen3_5": (["qwen3_5_text"], {**QWEN, "out_hidden_size": None}, {}),
+    "qwen3_5_moe": (["qwen3_5_moe_text"], {**QWEN, "out_hidden_size": None}, {}),
     "paligemma": (["gemma", "gemma2"], SIGLIP, {"image_token_index": 319, "projection_dim": 16}),
     "smolvlm": (["llama", "mistral", "qwen2"], {**IDEFICS, "model_type": "smolvlm_vision"}, {"image_token_id": 319}),
     "idefics3": (["llama", "mistral", "qwen2"], {**IDEFICS, "model_type": "idefics3_vision"}, {"image_token_id": 319}),
@@ -45,7 +46,7 @@ def wrapped(name, text, r):
     if name.startswith("qwen"):
         text = {k: v for k, v in text.items() if k not in ("model_type", "sliding_window", "use_sliding_window", "max_window_layers")}
         own = {"image_token_id": 319, "video_token_id": 318, "vision_start_token_id": 317, "vision_end_token_id": 316}
-        if name != "qwen3_5":
+        if not name.startswith("qwen3_5"):
             half = (text.get("head_dim") or width // text["num_attention_heads"]) // 2
             sections = [half - 2 * (half // 3), half // 3, half // 3]
             text["rope_parameters"] = {"rope_type": "default", "rope_theta": r.choice([1e4, 1e6]), "mrope_section": sections}
