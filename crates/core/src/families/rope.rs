@@ -186,8 +186,9 @@ impl Turned<'_> {
             return Err(object.unsupported(key, &format!("1 with rope type {kind}")));
         }
         let columns = if whole { d_head } else { self.columns };
-        // YaRN and LongRoPE of transformers fail at an odd number.
-        let rounds = matches!(self.part, Part::Fraction(..)) && !matches!(kind, "yarn" | "longrope");
+        // YaRN and LongRoPE of transformers fail at an odd number, except that one number of YaRN's ramp serves two pairs.
+        let fails = kind == "longrope" || kind == "yarn" && self.columns != 3;
+        let rounds = matches!(self.part, Part::Fraction(..)) && !fails;
         let taken = if rounds { columns.checked_next_multiple_of(2).unwrap_or(columns) } else { columns };
         if taken > d_head || taken == 0 || !taken.is_multiple_of(2) {
             let even = if rounds { "a number" } else { "an even number" };

@@ -4,7 +4,7 @@
 
 use super::heads::{self, Asked};
 use super::{Family, Reading, family, refusals};
-use crate::arch::{Bias, Unembed, UnembedMatrix};
+use crate::arch::{Bias, Rope, RopeScaling, Unembed, UnembedMatrix};
 use crate::config::{Config, INERT};
 use crate::error::Result;
 use crate::names::Spelling;
@@ -26,6 +26,8 @@ pub struct Wrapper {
     inert: &'static [&'static str],
     /// Keys of the decoder's config that concern the other parts.
     inert_in_text: &'static [&'static str],
+    /// The position of the first token. Scores depend on distances alone, but some rotary tables on the last position.
+    first_position: usize,
 }
 
 /// What determines the decoder's family.
@@ -123,6 +125,7 @@ const USUAL: Wrapper = Wrapper {
     placeholders: &[("image_token_index", 32_000)],
     inert: PROJECTOR,
     inert_in_text: &[],
+    first_position: 0,
 };
 
 const QWEN_VL: Wrapper = Wrapper {
@@ -228,6 +231,7 @@ pub const WRAPPERS: &[Wrapper] = &[
         ],
         // Text without `token_type_ids` is read causally, whatever the flag says.
         inert_in_text: &["num_image_tokens", "use_bidirectional_attention"],
+        first_position: 1,
         ..USUAL
     },
     Wrapper { model_type: "smolvlm", ..IDEFICS3 },
@@ -284,7 +288,14 @@ impl Wrapper {
         let passed_over = |key: &str| self.inert_in_text.contains(&key);
         let only: Vec<_> = family.only.iter().filter(|(key, _)| !passed_over(key)).copied().collect();
         let (mut arch, mut names) = super::decoder(text, family, &only, &inert, allowed)?;
-
+        let by_length =
+            |rope: &Rope| matches!(rope.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. });
+        if self.first_position > 0 && arch.ropes.iter().any(by_length) {
+            let key = if text.has("rope_parameters") { "rope_parameters" } else { "rope_scaling" };
+            let wanted =
+                "a type that does not depend on the length, since this class counts positions from 1";
+            return Err(text.unsupported(key, wanted));
+        }
         let text_ties = arch.unembed.matrix == UnembedMatrix::Tied;
         let tied = match self.tied {
             Tied::Own(default) => config.flag_or("tie_word_embeddings", default)?,

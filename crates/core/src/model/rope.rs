@@ -33,7 +33,8 @@ pub(crate) fn frequencies(rope: &Rope, row_length: usize) -> (Vec<f32>, f32) {
             let ramp = Ramp::new(rope, *beta_fast, *beta_slow, *original, *bounds);
             let factor = *factor as f32;
             let scaled = |(i, wave): (usize, f32)| {
-                let extrapolated = 1.0 - ramp.at(i);
+                // There it has `dim / 2` numbers; a single one is that of all frequencies.
+                let extrapolated = 1.0 - ramp.at(i.min((dim / 2).saturating_sub(1)));
                 (1.0 / (factor * wave)) * (1.0 - extrapolated) + (1.0 / wave) * extrapolated
             };
             (waves(rope.theta as f32, dim).enumerate().map(scaled).collect(), *attention_factor as f32)
@@ -205,6 +206,9 @@ mod tests {
         check(&exact, 8, &with(0.168_793_75), 1.064_821_625_369_571_5);
         // Both bounds below the first pair: nothing is interpolated.
         check(&yarn(1.0, 1.0, 4, 1.0, RampBounds::Exact), 8, &PLAIN, 1.0);
+        // Of three columns the ramp has one number, which is 0 here; a second one would be 1.
+        let odd = Rope { rotary_dim: 3, ..yarn(16.0, 2.0, 256, 1.0, RampBounds::Whole) };
+        check(&odd, 8, &[1.0, 0.002_154_434_6], 1.0);
     }
 
     #[test]

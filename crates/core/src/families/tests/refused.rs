@@ -229,10 +229,21 @@ fn a_part_of_a_head_that_is_odd_is_refused_where_transformers_fails() {
     // 12 * 0.25 = 3 columns.
     let rope = json!({"rope_parameters": {"rope_type": "default"}});
     refused("stablelm", rope, &["partial_rotary_factor", "even", "3"]);
-    let yarn = json!({"rope_type": "yarn", "factor": 2, "partial_rotary_factor": 0.2});
-    refused("glm", json!({"rope_parameters": yarn}), &["partial_rotary_factor", "even", "3"]);
+    // Of 16 columns 5; with 3 there is one number in YaRN's ramp, and that serves both pairs.
+    let yarn = |part: f64| json!({"rope_parameters": {"rope_type": "yarn", "factor": 2, "partial_rotary_factor": part}});
+    refused("glm", yarn(0.33), &["partial_rotary_factor", "even", "5"]);
+    accepted("glm", yarn(0.2));
     let whole = json!({"rope_parameters": {"partial_rotary_factor": 1.0}, "head_dim": 7});
     refused("glm", whole, &["partial_rotary_factor", "from 1 to 6, not 7"]);
+}
+
+#[test]
+fn a_table_by_length_is_refused_where_positions_begin_at_1() {
+    let text = |rope: Value| json!({"model_type": "paligemma", "text_config": {"model_type": "gemma", "rope_parameters": rope}});
+    assert!(read_json(&text(json!({"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}))).is_ok());
+    let error =
+        read_json(&text(json!({"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}))).unwrap_err();
+    assert!(error.to_string().contains("positions from 1"), "{error}");
 }
 
 #[test]
