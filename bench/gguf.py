@@ -4,6 +4,13 @@ memory. `bench/gguf.py --program target/release/examples/forward [--threads 2 --
 Time of the processor with one thread, because llama.cpp's threads wait by turning: on a machine that is not idle its wall
 time says nothing. `--clock` is for one that is. `python bench/gguf.py --llama MODEL` is llama.cpp as a program
 that is driven over pipes, as bench/workloads.py.
+
+Logits beside llama.cpp's, of files with few tokens in their vocabulary (those that bench/gguf_fixtures.py keeps):
+
+    python bench/gguf.py --logits --program EASYROUTINE FILE.gguf…
+
+Attention keeps keys and values in f32. llama.cpp gives logarithms of probabilities: they are shifted to our logits' sum, and
+the largest difference is stated over the largest logit. Beyond 1e-4 a run in float64 says who is wrong.
 """
 
 import argparse
@@ -13,6 +20,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -48,6 +56,76 @@ def llama(path, threads):
         tokens = new[0] + 1 if new else 1
         server.handle_completions({"prompt": ids(length), "n_predict": tokens, **options})
         print(0, file=answers, flush=True)
+
+
+# Positions of a prompt whose logits are compared.
+LENGTH = 19
+ALMOST = 1e-4
+
+
+def probabilities(path):
+    """Prints llama.cpp's logarithms of probabilities after each token of a prompt, `[LENGTH, vocabulary]`."""
+    import xllamacpp
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = 256, 1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.warmup = False
+    server = xllamacpp.Server(params)
+    vocabulary = int(sys.stdin.readline())
+    rows = []
+    for end in range(1, LENGTH + 1):
+        answer = server.handle_completions({
+            "prompt": few(end), "n_predict": 1, "n_probs": vocabulary, "temperature": 0.0, "cache_prompt": False,
+            # A token that ends the text or has none comes without probabilities; those of the others are not changed by this.
+            "logit_bias": [[few(1)[0], 1e3]],
+        })
+        found = {one["id"]: one["logprob"] for one in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+        rows.append([found.get(token) for token in range(vocabulary)])
+    print(json.dumps(rows), file=answers, flush=True)
+    answers.close()
+    os._exit(0)
+
+
+def few(length):
+    """Ids beyond the bytes of a small vocabulary."""
+    return [260 + i * 29 % 60 for i in range(length)]
+
+
+def compare(path, program, folder):
+    """The largest difference of a file's logits to llama.cpp's over the largest of them, or why there is none."""
+    import numpy
+    from safetensors.numpy import load_file, save_file
+
+    ours = Path(folder) / f"{Path(path).stem}.safetensors"
+    tokens = json.dumps([few(LENGTH)])
+    command = [program, "extract", "--token-ids", tokens, "-m", path, "-a", "logits", "--positions", "all", "-o", str(ours)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return "easyroutine: " + done.stderr.strip().splitlines()[-1]
+    logits = next(x for name, x in load_file(ours).items() if name.startswith("logits")).astype(numpy.float64)
+    logits = logits.reshape(LENGTH, -1)
+    command = [sys.executable, __file__, "--probabilities", path]
+    done = subprocess.run(command, capture_output=True, text=True, input=f"{logits.shape[1]}\n", timeout=300)
+    if done.returncode or not done.stdout.startswith("["):
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower() or "ASSERT" in line]
+        return "llama.cpp: " + (lines or done.stderr.splitlines() or ["ended"])[0].strip()[:300]
+    theirs = numpy.array(json.loads(done.stdout), dtype=numpy.float64)
+    theirs += numpy.logaddexp.reduce(logits, axis=1, keepdims=True)
+    error = numpy.nanmax(abs(logits - theirs)) / abs(logits).max()
+    if error > ALMOST:
+        dump = Path(folder) / "theirs.safetensors"
+        ids = numpy.array([few(LENGTH)], dtype=numpy.int64)
+        save_file({"input_ids": ids, "logits": theirs[None].astype(numpy.float32)}, dump)
+        check = [program, "model", "check", path, "--compare", str(dump), "--exact", "--format", "tsv"]
+        done = subprocess.run(check, capture_output=True, text=True)
+        print(done.stdout or done.stderr)
+    return float(f"{error:.1e}")
 
 
 class Program:
@@ -115,10 +193,19 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", action="store_true", help="time of the clock, on a machine without other work")
     parser.add_argument("--llama", action="store_true")
+    parser.add_argument("--logits", action="store_true", help="compare logits instead")
+    parser.add_argument("--probabilities", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("models", nargs="+")
     arguments = parser.parse_args()
     if arguments.llama:
         return llama(arguments.models[0], arguments.threads)
+    if arguments.probabilities:
+        return probabilities(arguments.models[0])
+    if arguments.logits:
+        with tempfile.TemporaryDirectory() as folder:
+            for path in arguments.models:
+                print(json.dumps({"model": Path(path).stem, "difference": compare(path, arguments.program, folder)}), flush=True)
+        return None
     for path in arguments.models:
         measure(path, arguments)
 

@@ -4,7 +4,8 @@
     python bench/gguf_fixtures.py LLAMA_CPP [CASE ...] [--keep FOLDER]
 
 LLAMA_CPP is a checkout of llama.cpp (or vendor/llama.cpp of the source package of llama-cpp-python). Writes
-fixtures/gguf/CASE.json. A test makes the same tensors of the safetensors fixture, compares the checksums, writes a GGUF file of
+fixtures/gguf/CASE.json. With `--runs FOLDER` it writes nothing but files into that folder, of random weights in sizes that
+llama.cpp runs, for `bench/gguf.py --logits`. A test makes the same tensors of the safetensors fixture, compares the checksums, writes a GGUF file of
 them and runs it beside the safetensors. `--keep` keeps the converter's own files.
 
 A file that says less than config.json (llama.cpp then has a constant) is made of a config with that constant: `config` below
@@ -37,7 +38,8 @@ CASES = {
         "removed": [r"_proj\.bias$"],
     },
     "deepseek_v2": {},
-    "deepseek_v3": {},
+    # Without it llama.cpp takes a softmax.
+    "deepseek_v3": {"converter": {"scoring_func": "sigmoid"}},
     "ernie4_5": {},
     "ernie4_5_moe": {},
     "exaone4": {},
@@ -90,7 +92,7 @@ CASES = {
     "llama_yarn": {},
     "mamba": {},
     "mamba2": {"config": {"time_step_limit": [0.0, {"__float__": "Infinity"}]}},
-    "minimax_m2": {},
+    "minimax_m2": {"converter": {"scoring_func": "sigmoid"}},
     "ministral3": {},
     "mistral": {"config": {"sliding_window": None}},
     "mixtral": {},
@@ -125,13 +127,61 @@ CASES = {
 }
 
 
-def prepare(folder, name, change):
+FUSED = ("gemma4_text", "glm", "llama", "qwen2", "qwen3_5_moe_text", "qwen3_next")
+CASES |= {f"{case}_fused": {"fixture": CASES[case].get("fixture", case), **CASES[case], "fused": True} for case in FUSED}
+
+
+# What llama.cpp has as constants, or does not have: changes of a config for `--runs`.
+RUNS = {
+    # Of another depth it has no windows, whatever the file says.
+    "exaone4": {"num_hidden_layers": 64, "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 16},
+    # Norms of compressed vectors have the epsilon of the others; groups are chosen as in V3.
+    "deepseek_v2": {"q_lora_rank": 24, "n_group": 1, "topk_group": 1, "topk_method": "greedy", "rms_norm_eps": 1e-6},
+    "deepseek_v3": {"rms_norm_eps": 1e-6},
+    # It has no biases there, and one epsilon for all norms.
+    "falcon_mamba": {"use_bias": False, "layer_norm_epsilon": 1e-6},
+    **{case: {"use_bias": False} for case in ("mamba", "mamba2")},
+    # A file that says no cap is capped at 30; shared keys are those of the last layer but one, or of the last.
+    "gemma4_text": {"final_logit_softcapping": 30.0, "num_kv_shared_layers": 2,
+                    "layer_types": ["sliding_attention", "full_attention"] * 3,
+                    "per_layer_config": {layer: {"head_dim": 16} for layer in "135"}},
+    "gemma4_text_moe": {"final_logit_softcapping": 30.0},
+    # It rounds the bounds of YaRN's ramp.
+    "gpt_oss": {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}},
+    # Values are as wide as keys.
+    **{case: {"linear_value_head_dim": 8} for case in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")},
+}
+
+
+def drawn(config):
+    """Random tensors for a config. Not as loud as the fixtures: some functions of llama.cpp are tables of f16."""
+    import torch
+    from safetensors.numpy import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    infinity = lambda value: float(value["__float__"]) if "__float__" in value else value
+    config = json.loads(json.dumps(config), object_hook=infinity)
+    made = AutoConfig.for_model(**{key: value for key, value in config.items() if key != "architectures"})
+    model = AutoModelForCausalLM.from_config(made, attn_implementation="eager").float()
+    torch.manual_seed(0)
+    for name, x in model.named_parameters():
+        noise = torch.randn(x.shape)
+        with torch.no_grad():
+            x.copy_(0.7 * noise / x.shape[-1] ** 0.5 if x.dim() >= 2 and "norm" not in name else x + 0.05 * noise)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_file(Path(folder) / "model.safetensors")
+
+
+def prepare(folder, name, change, runs=False):
     """The fixture as the converter shall read it, in a folder; the changed config and the tensors that were removed."""
     from safetensors.numpy import load_file, save_file
 
     source = ROOT / "fixtures" / "tiny" / change.get("fixture", name)
     config = {**json.loads((source / "config.json").read_text()), **change.get("config", {})}
-    tensors = load_file(source / "model.safetensors")
+    if runs:
+        config |= RUNS.get(change.get("fixture", name), {})
+    tensors = drawn(config) if runs else load_file(source / "model.safetensors")
     kept = change.get("layers")
     if kept is not None:
         # Layers that the architecture has not: the others move up.
@@ -184,7 +234,8 @@ def convert(folder, target, change):
 
     if hasattr(own, "no_mtp"):
         Model.no_mtp = True
-    model = Model(folder, gguf.LlamaFileType.ALL_F32, target, eager=True, hparams=hparams)
+    fused = {"fuse_qkv": True, "fuse_gate_up_exps": True} if change.get("fused") else {}
+    model = Model(folder, gguf.LlamaFileType.ALL_F32, target, eager=True, hparams=hparams, **fused)
     if hasattr(model, "impl"):
         # One that stands for another.
         model.impl.set_vocab = lambda: vocabulary(model.impl)
@@ -222,6 +273,7 @@ def main():
     parser.add_argument("llama_cpp", type=Path)
     parser.add_argument("cases", nargs="*")
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--runs", type=Path)
     arguments = parser.parse_args()
     sys.path[:0] = [str(arguments.llama_cpp), str(arguments.llama_cpp / "gguf-py")]
     os.environ["NO_LOCAL_GGUF"] = "1"
@@ -231,9 +283,11 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
             try:
-                config, removed = prepare(folder, name, change)
-                target = (arguments.keep or folder) / f"{name}.gguf"
+                config, removed = prepare(folder, name, change, arguments.runs is not None)
+                target = (arguments.keep or arguments.runs or folder) / f"{name}.gguf"
                 convert(folder, target, change)
+                if arguments.runs is not None:
+                    continue
                 metadata, tensors = describe(target, change.get("metadata", {}))
             except Exception as error:  # noqa: BLE001
                 failed.append(f"{name}: {type(error).__name__}: {error}")

@@ -370,11 +370,12 @@ fn refuse_quantised(container: &Container) -> Result<()> {
 
 fn open_gguf(path: &Path, adapter: Option<Adapter>, options: &LoadOptions) -> Result<Opened> {
     let allowed_keys = &options.allowed_keys;
-    let file = GgufFile::open(path)?;
-    let gguf = file.gguf();
-    let metadata = json_of(gguf);
-    let shape = |name: &str| file.tensor(name).map(|tensor| (name.to_owned(), tensor.shape().to_vec()));
-    let tensors: gguf::Tensors = file.names().filter_map(shape).collect();
+    let mut file = GgufFile::open(path)?;
+    let metadata = json_of(file.gguf());
+    for (fused, among) in gguf::divisions(&metadata, &shapes(&file))? {
+        file.divide(&fused, &among)?;
+    }
+    let tensors = shapes(&file);
     let values = |name: &str| file.tensor(name).map(|tensor| tensor.read_all()).transpose();
     let divisors = values("rope_freqs.weight")?;
     let factors = (values("rope_factors_short.weight")?, values("rope_factors_long.weight")?);
@@ -388,7 +389,7 @@ fn open_gguf(path: &Path, adapter: Option<Adapter>, options: &LoadOptions) -> Re
     let config = Config::from_map("config of the GGUF file", config);
     let mut reading = families::read(&config, allowed_keys)?;
     reading.let_through.append(&mut let_through);
-    let architecture = gguf.str("general.architecture")?.unwrap_or_default().to_owned();
+    let architecture = file.gguf().str("general.architecture")?.unwrap_or_default().to_owned();
     let places = gguf::tensor_names(&architecture, &reading.arch, &tensors)?;
     let made = gguf::made(&header, reading.arch.layers.len())?;
     let allowed = Allowed::parse(&options.allowed_tensors)?;
@@ -427,6 +428,11 @@ fn identity_of(checkpoint: &Checkpoint, reading: &Reading) -> Identity {
     let_through.sort();
     identity.add("let_through", json!(let_through));
     identity
+}
+
+fn shapes(file: &GgufFile) -> gguf::Tensors {
+    let shape = |name: &str| file.tensor(name).map(|tensor| (name.to_owned(), tensor.shape().to_vec()));
+    file.names().filter_map(shape).collect()
 }
 
 /// Metadata as JSON, without the tokenizer's long lists of strings.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use easyroutine::arch::Arch;
-use easyroutine::families::gguf::{Header, Tensors, made, tensor_names};
+use easyroutine::families::gguf::{Division, Header, Tensors, divisions, made, tensor_names};
 use easyroutine::load::{LoadOptions, load, open};
 use easyroutine::names::{Axes, Stored, StoredValues};
 use easyroutine::source::{FilesKind, ModelFiles};
@@ -54,6 +54,18 @@ impl Case {
         let shape = |said: &Value| serde_json::from_value(said[0].clone()).unwrap();
         let tensors = self.json["tensors"].as_object().unwrap();
         tensors.iter().map(|(name, said)| (name.clone(), shape(said))).collect()
+    }
+
+    /// Shapes of the tensors that the converter's stand for, and which of its own stand for several.
+    fn divided(&self) -> (Tensors, Vec<Division>) {
+        let mut shapes = self.shapes();
+        let divisions = divisions(self.metadata(), &shapes).unwrap();
+        for (fused, among) in &divisions {
+            let whole = shapes.remove(fused).unwrap();
+            let shape = |rows: usize| [&[rows], &whole[1..]].concat();
+            shapes.extend(among.iter().map(|(name, rows)| (name.clone(), shape(*rows))));
+        }
+        (shapes, divisions)
     }
 
     /// config.json of the fixture with the case's changes, and the tensors that the converter read.
@@ -161,9 +173,9 @@ fn written(case: &Case, folder: &Path) -> Values {
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     file::safetensors(&folder.join("model.safetensors"), &checkpoint);
     let arch = arch_of(folder);
-    let places = tensor_names(case.architecture(), &arch, &case.shapes()).unwrap();
+    let (shapes, divisions) = case.divided();
+    let places = tensor_names(case.architecture(), &arch, &shapes).unwrap();
     assert_eq!(places.left_out, 0, "{}", case.name);
-    let shapes = case.shapes();
     let header =
         Header { metadata: case.metadata(), tensors: &shapes, rope_divisors: None, rope_factors: None };
     let made = made(&header, arch.layers.len()).unwrap();
@@ -171,7 +183,12 @@ fn written(case: &Case, folder: &Path) -> Values {
         places.tensors.iter().map(|(ours, _)| ours).chain(made.iter().map(|(ours, ..)| ours)).collect();
     let unused: Vec<&String> = checkpoint.keys().filter(|name| !used.contains(name)).collect();
     assert!(unused.is_empty(), "{}: the file has no {unused:?}", case.name);
-    let mut tensors = converted(&places.tensors, &case.shapes(), &checkpoint, &case.name);
+    let mut tensors = converted(&places.tensors, &shapes, &checkpoint, &case.name);
+    for (fused, among) in divisions {
+        let parts = among.iter().flat_map(|(name, _)| tensors.remove(name).unwrap().1).collect();
+        let shape = case.shapes()[&fused].clone();
+        tensors.insert(fused, (shape, parts));
+    }
     // Tables of frequencies are worked out of the config, and are in the case as they are.
     for (name, said) in case.json["tensors"].as_object().unwrap() {
         if let Some(table) = said[1].as_array() {

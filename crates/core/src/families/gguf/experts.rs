@@ -14,10 +14,10 @@ fn counts(metadata: &Metadata, out: Out<'_>, all: &str, used: &str) -> Result<()
     Ok(())
 }
 
-/// Neurons of an expert: what its tensor gives, whatever the file says of it.
+/// Neurons of an expert: what its last tensor reads, whatever the file says of it.
 fn neurons(header: &Header<'_>, metadata: &Metadata, out: Out<'_>, to: &str) -> Result<()> {
     let stated = metadata.size("expert_feed_forward_length")?;
-    let neurons = header.rows("ffn_gate_exps").or(stated);
+    let neurons = header.columns("ffn_down_exps").or(stated);
     let neurons = neurons.ok_or_else(|| metadata.own().missing("expert_feed_forward_length"))?;
     out.insert(to.into(), neurons.into());
     Ok(())

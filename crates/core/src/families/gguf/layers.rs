@@ -167,6 +167,8 @@ pub(super) const EXPERTS: &[Rule] = &[
     same("ffn_gate_inp", "mlp.gate"),
     rule("ffn_gate_exps", "mlp.experts.{}.gate_proj", How::Each),
     rule("ffn_up_exps", "mlp.experts.{}.up_proj", How::Each),
+    rule("ffn_gate_up_exps", "mlp.experts.{}.gate_proj", How::EachHalf(0)),
+    rule("ffn_gate_up_exps", "mlp.experts.{}.up_proj", How::EachHalf(1)),
     rule("ffn_down_exps", "mlp.experts.{}.down_proj", How::Each),
 ];
 
@@ -386,6 +388,8 @@ pub(super) const LAYER_QWEN3NEXT: &[Rule] = &[
     rule("post_attention_norm", "post_attention_layernorm", How::PlusOne),
     rule("attn_qkv.weight", "linear_attn.in_proj_qkvz.weight", How::KeyHeads(0)),
     rule("attn_gate.weight", "linear_attn.in_proj_qkvz.weight", How::KeyHeads(1)),
+    // Of the first converter.
+    same("ssm_in", "linear_attn.in_proj_qkvz"),
     same("ssm_ba", "linear_attn.in_proj_ba"),
     rule("ssm_conv1d.weight", "linear_attn.conv1d.weight", How::Taps),
     rule("ssm_dt.bias", "linear_attn.dt_bias", How::Vector),

@@ -6,6 +6,7 @@ mod architecture;
 mod architectures;
 mod configs;
 mod experts;
+mod fused;
 mod gemma4;
 mod layers;
 mod made;
@@ -23,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use architecture::{Architecture, by_name};
 use metadata::Metadata;
 
+pub use fused::{Division, divisions};
 pub use made::Made;
 pub use tensors::{Places, tensor_names};
 

@@ -39,6 +39,10 @@ pub(super) enum How {
     Each,
     /// What `Each` makes: the tensor of this one.
     One(usize),
+    /// The same of one half of its rows: gates (0) or neurons (1) where the file has both in one.
+    EachHalf(usize),
+    /// What `EachHalf` makes.
+    OneHalf(usize, usize),
     /// Gates (0) or neurons (1), to be stacked, of each expert by itself where there are some.
     Stacked(usize),
     /// Gates (0) or neurons (1) of experts, to alternate, with the last two axes the other way round.
@@ -106,6 +110,10 @@ impl Rule {
             (How::Each, [count, _, ..]) if *count <= MOST_EACH => {
                 (0..*count).map(|one| (ours.replace("{}", &one.to_string()), How::One(one))).collect()
             }
+            (How::EachHalf(half), [count, _, _]) if *count <= MOST_EACH => {
+                let of = |one: usize| (ours.replace("{}", &one.to_string()), How::OneHalf(one, half));
+                (0..*count).map(of).collect()
+            }
             // Half of a bias of a module is that of its gates or neurons too.
             (how, _) => vec![(ours, how)],
         }
@@ -139,10 +147,16 @@ pub(super) fn stored(how: How, arch: &Arch, parts: &[(usize, &str, &[usize])]) -
             [channels, taps] => with(vec![channels, 1, taps], RowOrder::AsStored),
             _ => return None,
         },
-        How::Each => return None,
+        How::Each | How::EachHalf(_) => return None,
         How::One(one) => match shape {
             [_, columns] => with(vec![*columns], RowOrder::From(one * columns)),
             [_, rows, columns] => with(vec![*rows, *columns], RowOrder::From(one * rows)),
+            _ => return None,
+        },
+        How::OneHalf(one, half) => match *shape {
+            [_, rows, columns] if rows % 2 == 0 => {
+                with(vec![rows / 2, columns], RowOrder::From(one * rows + half * rows / 2))
+            }
             _ => return None,
         },
         How::Stacked(_) if parts[1].2 != shape => return None,

@@ -51,12 +51,12 @@ pub fn tensor_names(architecture: &str, arch: &Arch, tensors: &Tensors) -> Resul
             left_out += 1;
             continue;
         }
-        let rule = place.rule(rules(architecture, tensors, place.layer), arch);
-        let Some((rule, end)) = rule else {
+        let (all, end) = place.rules(rules(architecture, tensors, place.layer), arch);
+        if all.is_empty() {
             unknown.push(name);
-            continue;
-        };
-        for (ours, how) in rule.names(architecture, place.layer, end, shape) {
+        }
+        for (ours, how) in all.into_iter().flat_map(|rule| rule.names(architecture, place.layer, end, shape))
+        {
             found.entry(ours).or_insert((how, Vec::new())).1.push((how.slot(), name, shape));
         }
     }
@@ -117,17 +117,20 @@ impl<'a> Place<'a> {
         (number.to_string() == layer).then_some(Place { layer: Some(number), name })
     }
 
-    /// The rule for it, and the end of its name where the rule is about a module.
-    fn rule(&self, rules: &'static [&'static [Rule]], arch: &Arch) -> Option<(&'static Rule, &'a str)> {
+    /// The rules for it, and the end of its name where they are about a module.
+    fn rules(&self, rules: &'static [&'static [Rule]], arch: &Arch) -> (Vec<&'static Rule>, &'a str) {
         if self.layer.is_some_and(|l| l >= arch.layers.len()) {
-            return None;
+            return (Vec::new(), "");
         }
-        let find = |wanted: &str| rules.iter().flat_map(|rules| rules.iter()).find(|r| r.theirs == wanted);
-        if let Some(rule) = find(self.name) {
-            return Some((rule, ""));
+        let find = |wanted: &str| -> Vec<&'static Rule> {
+            rules.iter().flat_map(|rules| rules.iter()).filter(|rule| rule.theirs == wanted).collect()
+        };
+        let whole = find(self.name);
+        match self.name.rsplit_once('.') {
+            Some((module, end)) if whole.is_empty() && matches!(end, "weight" | "bias") => {
+                (find(module), end)
+            }
+            _ => (whole, ""),
         }
-        let (module, end) =
-            self.name.rsplit_once('.').filter(|(_, end)| matches!(*end, "weight" | "bias"))?;
-        Some((find(module)?, end))
     }
 }
