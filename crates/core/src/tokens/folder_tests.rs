@@ -131,3 +131,33 @@ fn a_tokenizer_of_another_version_is_not_passed_over() {
     }
     read(Value::Null).unwrap();
 }
+
+#[test]
+fn an_empty_beginning_has_the_id_of_the_unknown_token() {
+    let vocab = json!({"h": 0, "e": 1, "he": 2, "<|endoftext|>": 3, "<s>": 4});
+    // With what transformers 5.24 gives for "he".
+    for (settings, map, expected) in [
+        (json!({}), Value::Null, &[2][..]),
+        (json!({"add_bos_token": true}), Value::Null, &[3, 2]),
+        (json!({"bos_token": ""}), Value::Null, &[2]),
+        (json!({"bos_token": "", "add_bos_token": true}), Value::Null, &[3, 2]),
+        (json!({"bos_token": {"content": ""}, "add_bos_token": true}), Value::Null, &[3, 2]),
+        (json!({"add_bos_token": true}), json!({"bos_token": ""}), &[3, 2]),
+        (json!({"bos_token": null, "add_bos_token": true}), Value::Null, &[2]),
+        (json!({"bos_token": "<s>", "add_bos_token": true}), Value::Null, &[4, 2]),
+        (json!({"bos_token": "", "unk_token": "<s>", "add_bos_token": true}), Value::Null, &[4, 2]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = json!({"tokenizer_class": "GPT2Tokenizer"});
+        config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        write(folder.path(), "vocab.json", &vocab);
+        std::fs::write(folder.path().join("merges.txt"), "#version: 0.2\nh e\n").unwrap();
+        write(folder.path(), "config.json", &json!({"model_type": "gpt2"}));
+        write(folder.path(), "tokenizer_config.json", &config);
+        if !map.is_null() {
+            write(folder.path(), "special_tokens_map.json", &map);
+        }
+        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        assert_eq!(tokenizer.encode("he", Bos::Auto).unwrap().ids, expected, "{settings} {map}");
+    }
+}

@@ -50,7 +50,8 @@ impl NamedTokens {
 }
 
 /// The post-processor that adds beginning and end, as set by `update_post_processor` of transformers
-/// (tokenization_utils_tokenizers.py): a wanted token that does not exist is omitted.
+/// (tokenization_utils_tokenizers.py): a wanted token that is not in the vocabulary, such as an empty one, has the id of
+/// the unknown token, and without that is omitted.
 pub(super) fn template(
     named: &NamedTokens,
     backend: &Backend,
@@ -59,7 +60,8 @@ pub(super) fn template(
 ) -> Result<PostProcessorWrapper> {
     let token = |role: &str, wanted: bool| {
         let token = named.get(role).filter(|_| wanted)?;
-        Some((token.to_owned(), backend.token_to_id(token)?))
+        let id = backend.token_to_id(token).or_else(|| named.id("unk_token", backend))?;
+        Some((token.to_owned(), id))
     };
     let (bos, eos) = (token("bos_token", adds_bos), token("eos_token", adds_eos));
     let special = |token: &Option<(String, u32)>, sequence: u32| {

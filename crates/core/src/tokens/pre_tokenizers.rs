@@ -26,6 +26,22 @@ enum Cut {
     DigitsThenGpt2,
     /// Pieces that match this expression.
     Pattern(&'static str),
+    /// One step after the other.
+    Steps(&'static [Step]),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// What matches this expression is a piece, and what lies between.
+    Split(&'static str),
+    /// Each digit is a piece.
+    Digits,
+    /// Digits that follow one another are a piece.
+    Numbers,
+    /// Punctuation that follows one another is a piece.
+    Punctuation,
+    /// GPT-2's expression.
+    Gpt2,
 }
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -34,6 +50,33 @@ const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
+
+const SEED: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+const FALCON: &[Step] = &[Step::Punctuation, Step::Gpt2, Step::Numbers, Step::Split("[0-9][0-9][0-9]")];
+const DEEPSEEK: &[Step] = &[
+    Step::Split("[\r\n]"),
+    Step::Split(
+        r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+    ),
+    Step::Split(r"\s?[!-/:-~！-／：-～‘-‟　-。]+"),
+    Step::Split(r"\s+$"),
+    Step::Split("[一-龥ࠀ-一가-퟿]+"),
+    Step::Digits,
+];
+const DEEPSEEK_CODER: &[Step] = &[
+    Step::Split("[\r\n]"),
+    Step::Split(r"\s?\p{L}+"),
+    Step::Split(r"\s?\p{P}+"),
+    Step::Split("[一-龥ࠀ-一가-퟿]+"),
+    Step::Digits,
+];
+const DEEPSEEK3: &[Step] = &[
+    Step::Split(r"\p{N}{1,3}"),
+    Step::Split("[一-龥぀-ゟ゠-ヿ]+"),
+    Step::Split(
+        r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+    ),
+];
 
 impl PreTokenizer {
     pub(super) const GPT2: Self =
@@ -48,8 +91,9 @@ impl PreTokenizer {
     /// tokenizer.json of models that use the name.
     pub(super) fn named(name: &str) -> Result<Self> {
         Ok(match name {
-            "gpt-2" | "phi-2" | "mpt" => PreTokenizer::GPT2,
-            "olmo" => PreTokenizer::COMPOSED,
+            "gpt-2" | "phi-2" => PreTokenizer::GPT2,
+            "olmo" | "mpt" => PreTokenizer::COMPOSED,
+            "command-r" => PreTokenizer::COHERE,
             "smollm" | "starcoder" | "refact" => {
                 PreTokenizer { cut: Cut::DigitsThenGpt2, ..PreTokenizer::GPT2 }
             }
@@ -60,10 +104,12 @@ impl PreTokenizer {
                 ignore_merges: true,
                 adds_bos: true,
             },
-            "dbrx" | "smaug-bpe" => PreTokenizer { cut: Cut::Pattern(LLAMA3), ..PreTokenizer::GPT2 },
+            "dbrx" | "smaug-bpe" | "chatglm-bpe" => {
+                PreTokenizer { cut: Cut::Pattern(LLAMA3), ..PreTokenizer::GPT2 }
+            }
             "qwen2" | "deepseek-r1-qwen" | "kormo" | "megrez" => PreTokenizer::QWEN2,
             "qwen35" => PreTokenizer::QWEN35,
-            "gpt-4o" | "llama4" | "kanana2" => {
+            "gpt-4o" | "llama4" | "kanana2" | "minimax-m2" => {
                 PreTokenizer { cut: Cut::Pattern(GPT4O), ..PreTokenizer::GPT2 }
             }
             "tekken" => PreTokenizer {
@@ -72,7 +118,18 @@ impl PreTokenizer {
                 ignore_merges: true,
                 adds_bos: true,
             },
-            "bloom" => PreTokenizer { cut: Cut::Pattern(BLOOM), ..PreTokenizer::GPT2 },
+            "seed-coder" => PreTokenizer { cut: Cut::Pattern(SEED), ..PreTokenizer::GPT2 },
+            "glm4" => PreTokenizer { cut: Cut::Pattern(LLAMA3), ignore_merges: true, ..PreTokenizer::GPT2 },
+            "falcon" => PreTokenizer { cut: Cut::Steps(FALCON), ..PreTokenizer::GPT2 },
+            // llama.cpp keeps numbers together here; the models' own tokenizer.json cuts them by digits.
+            "deepseek-llm" => PreTokenizer { cut: Cut::Steps(DEEPSEEK), ..PreTokenizer::GPT2 },
+            "deepseek-coder" => PreTokenizer { cut: Cut::Steps(DEEPSEEK_CODER), ..PreTokenizer::GPT2 },
+            "deepseek-v3" | "hunyuan-dense" | "joyai-llm" => {
+                PreTokenizer { cut: Cut::Steps(DEEPSEEK3), ..PreTokenizer::GPT2 }
+            }
+            "bloom" | "poro-chat" | "gpt3-finnish" => {
+                PreTokenizer { cut: Cut::Pattern(BLOOM), ..PreTokenizer::GPT2 }
+            }
             other => {
                 let message = format!("`{}` names no known rule for cutting text", other.escape_debug());
                 return Err(Error::new(ErrorKind::Unsupported, message).hint(
@@ -115,13 +172,32 @@ impl PreTokenizer {
         let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": true, "use_regex": use_regex});
         let first = match self.cut {
             Cut::Gpt2 => return byte_level(true),
-            Cut::DigitsThenGpt2 => json!({"type": "Digits", "individual_digits": true}),
-            Cut::Pattern(pattern) => {
-                json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
+            Cut::DigitsThenGpt2 => Step::Digits.json(&byte_level),
+            Cut::Pattern(pattern) => Step::Split(pattern).json(&byte_level),
+            Cut::Steps(steps) => {
+                let mut all: Vec<Value> = steps.iter().map(|step| step.json(&byte_level)).collect();
+                if !steps.contains(&Step::Gpt2) {
+                    all.push(byte_level(false));
+                }
+                return json!({"type": "Sequence", "pretokenizers": all});
             }
         };
         let second = byte_level(self.cut == Cut::DigitsThenGpt2);
         json!({"type": "Sequence", "pretokenizers": [first, second]})
+    }
+}
+
+impl Step {
+    fn json(self, byte_level: &dyn Fn(bool) -> Value) -> Value {
+        match self {
+            Step::Split(pattern) => {
+                json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
+            }
+            Step::Digits => json!({"type": "Digits", "individual_digits": true}),
+            Step::Numbers => json!({"type": "Digits", "individual_digits": false}),
+            Step::Punctuation => json!({"type": "Punctuation", "behavior": "Contiguous"}),
+            Step::Gpt2 => byte_level(true),
+        }
     }
 }
 
