@@ -161,3 +161,16 @@ fn an_empty_beginning_has_the_id_of_the_unknown_token() {
         assert_eq!(tokenizer.encode("he", Bos::Auto).unwrap().ids, expected, "{settings} {map}");
     }
 }
+
+#[test]
+fn an_object_among_special_tokens_is_special_only_if_it_says_so() {
+    let token = |content: &str| json!({"__type": "AddedToken", "content": content});
+    let mut special = token("<more>");
+    special["special"] = true.into();
+    let config = json!({"tokenizer_class": "PreTrainedTokenizerFast",
+        "extra_special_tokens": [token("<new>"), special, "<img>"]});
+    let case = json!({"base": "bytes", "patch": {}, "files": {"tokenizer_config.json": config}});
+    let tokenizer = Tokenizer::from_folder(folder(&fixture()["bases"], &case).path()).unwrap();
+    let ids = tokenizer.encode("<new>a<more>b<img>", Bos::No).unwrap().ids;
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "<new>ab", "as in transformers 5.24");
+}

@@ -195,11 +195,13 @@ impl Settings {
         };
         let present = self.config.get(key);
         let (mut tokens, mut left) = match (present, self.config.get(older)) {
-            (Some(present), Some(older)) if !is_filled(present) => (Some(tokens_of(older, key)?), None),
-            (None, Some(older)) => (Some(tokens_of(older, key)?), None),
+            (Some(present), Some(older)) if !is_filled(present) => {
+                (Some(tokens_of(older, key, false)?), None)
+            }
+            (None, Some(older)) => (Some(tokens_of(older, key, false)?), None),
             // An object assigns roles to its tokens.
             (Some(Value::Object(_)), older) => (None, older),
-            (Some(present), older) => (Some(tokens_of(present, key)?), older),
+            (Some(present), older) => (Some(tokens_of(present, key, false)?), older),
             (None, None) => (None, None),
         };
         if !self.has_decoder() {
@@ -207,7 +209,7 @@ impl Settings {
                 Some(Value::Object(_)) => tokens = None,
                 Some(value @ Value::Array(_)) => {
                     let tokens = tokens.get_or_insert_default();
-                    for token in tokens_of(value, key)? {
+                    for token in tokens_of(value, key, true)? {
                         if !tokens.contains(&token) {
                             tokens.push(token);
                         }
@@ -220,7 +222,9 @@ impl Settings {
         let marked = tokens.clone().unwrap_or_default();
         let all = match (tokens, left) {
             (Some(tokens), _) => tokens,
-            (None, Some(left)) => tokens_of(left, older)?,
+            (None, Some(left)) => {
+                tokens_of(left, older, self.map.contains_key(older) && !self.has_decoder())?
+            }
             (None, None) => {
                 let own = class.default_roles().iter().filter(|(role, _)| !ROLES.contains(role));
                 own.map(|(_, token)| Named::Text((*token).to_owned())).collect()
@@ -238,10 +242,13 @@ struct Extra {
     all: Vec<Named>,
 }
 
-fn tokens_of(value: &Value, key: &str) -> Result<Vec<Named>> {
+/// Tokens of a list. `special` is what an object is that does not say it: special in special_tokens_map.json, but not in
+/// tokenizer_config.json, though all of them are in a list of special tokens.
+fn tokens_of(value: &Value, key: &str, special: bool) -> Result<Vec<Named>> {
     let listed = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    let read =
-        |token| special(token).ok_or_else(|| wrong(format!("`{key}` has {token}, which is not a token")));
+    let read = |token| {
+        named_as(token, special).ok_or_else(|| wrong(format!("`{key}` has {token}, which is not a token")))
+    };
     listed.iter().map(read).collect()
 }
 
@@ -253,17 +260,17 @@ pub(super) fn content(value: &Value) -> Option<&str> {
 fn named(value: &Value) -> Option<Named> {
     match value {
         Value::String(text) => Some(Named::Text(text.clone())),
-        Value::Object(_) => special(value),
+        Value::Object(_) => named_as(value, true),
         _ => None,
     }
 }
 
-/// As [`named`], special unless the object says otherwise.
-fn special(value: &Value) -> Option<Named> {
+/// As [`named`]; an object that does not say whether it is special is as stated.
+fn named_as(value: &Value, special: bool) -> Option<Named> {
     if let Value::String(text) = value {
         return Some(Named::Text(text.clone()));
     }
-    let special = value.get("special").and_then(Value::as_bool).unwrap_or(true);
+    let special = value.get("special").and_then(Value::as_bool).unwrap_or(special);
     Some(Named::Token(described(value, content(value)?, special)))
 }
 
