@@ -144,7 +144,7 @@ impl Opened<'_> {
             None => None,
         };
         let (rule, metric) = (self.edges.rule.rule(), metric_name(self.edges.metric));
-        Ok(record::edge_scores(digest.as_deref(), self.method(), rule, metric))
+        Ok(record::edge_scores(digest, self.method(), rule, metric))
     }
 
     /// Mean scores over all pairs.
