@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,11 @@ def opened(case: str) -> Dictionary:
 
 @pytest.mark.parametrize("case", sorted(path.name for path in CASES.iterdir() if path.is_dir()))
 def test_features_and_reconstructions_are_those_of_the_references(case: str) -> None:
-    dictionary, expected = opened(case), reference(case)
+    # These two stand for checkpoints whose own code chooses features by another rule than sae-lens.
+    differs = case.startswith("llama_scope")
+    with pytest.warns(UserWarning, match="length of their decoder row") if differs else nullcontext():
+        dictionary = opened(case)
+    expected = reference(case)
     dictionary.check()
     if not dictionary.is_set:
         features = dictionary.encode(expected["x"])
