@@ -9,8 +9,9 @@ use easyroutine_files::ShardedSafeTensors;
 
 use crate::common::{cases, fixtures};
 
-/// `mamba2-130m-hf` and `chameleon-7b` are what transformers' scripts make of the published parameters, `MiniMax-M2-bf16`
-/// is MiniMax-M2's without `quantization_config`. The numbers of parameters are those that transformers counts.
+/// `mamba2-130m-hf`, `chameleon-7b` and `paligemma-3b-pt-224` are what transformers' scripts make of the published
+/// parameters, `MiniMax-M2-bf16` is MiniMax-M2's without `quantization_config`. The numbers of parameters are those that
+/// transformers counts.
 /// Model, parameters of its decoder, and stored bytes if the config names the stored type.
 const MODELS: &[(&str, u128, Option<u128>)] = &[
     ("DeepSeek-V2-Lite", 15_706_484_224, Some(31_412_968_448)),
@@ -80,6 +81,8 @@ const MODELS: &[(&str, u128, Option<u128>)] = &[
     ("biogpt", 346_763_264, None),
     ("c4ai-command-a-03-2025", 111_057_580_032, Some(222_115_160_064)),
     ("c4ai-command-r-v01", 34_980_831_232, Some(69_961_662_464)),
+    ("llava-v1.6-mistral-7b-hf", 7_242_256_384, Some(14_484_512_768)),
+    ("paligemma-3b-pt-224", 2_508_662_784, Some(10_034_651_136)),
     ("chameleon-7b", 7_013_666_816, None),
     ("codegen-350M-mono", 356_712_448, Some(713_424_896)),
     ("gemma-3-4b-it", 3_880_263_168, Some(7_760_526_336)),
@@ -122,8 +125,6 @@ fn published_configs_ask_for_the_parameters_that_their_models_have() {
 const WITHOUT: &[&str] = &[
     // Its only public checkpoint is a test of IBM's, whose config is not known.
     "granitemoeshared",
-    "llava_next",
-    "paligemma",
     "idefics3",
 ];
 
