@@ -82,6 +82,29 @@ fn spliced_ablated_clamped_and_steered_runs_have_the_logits_of_the_references() 
 }
 
 #[test]
+fn two_dictionaries_at_one_place_change_it_one_after_the_other_in_their_order() {
+    let case = Case::named("saelens_standard");
+    let model = case.model();
+    let ids = case.rows();
+    let both = |names: [&str; 2]| {
+        let mut dictionaries = Dictionaries::default();
+        names.iter().for_each(|name| dictionaries.add(name, case.dictionary(), model.arch()).unwrap());
+        dictionaries
+    };
+    let changes = ["features_first@all=splice".to_owned(), "features_second:7@all+30".to_owned()];
+    let found = logits(&model, &both(["first", "second"]), &ids, &changes);
+    // A feature's vector that is added to a reconstruction is that of the reconstruction with more of the feature.
+    let one = ["features_d:7@all+30".to_owned(), "features_d@all=splice".to_owned()];
+    assert_near("splice, then steer", &found, &logits(&model, &opened(&case, &model), &ids, &one), 2e-5);
+    let [spliced, steered] = changes.clone();
+    let swapped = logits(&model, &both(["first", "second"]), &ids, &[steered, spliced]);
+    assert_eq!(swapped, found, "the order of the changes says nothing");
+    let reread = logits(&model, &both(["second", "first"]), &ids, &changes);
+    let apart = reread.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart > 1e-3, "the second reads what the first has made: {apart}");
+}
+
+#[test]
 fn a_run_keeps_the_features_of_its_tokens() {
     for case in cases() {
         let model = case.model();
