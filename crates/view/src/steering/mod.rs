@@ -30,7 +30,7 @@ pub struct Continuation {
     pub strength: f64,
     /// The mean log-probability of its tokens in the steered model.
     pub mean_logprob: f64,
-    /// Why it ended: `length`, `end`.
+    /// Why it ended: `length`, `end`, `context`, `stopped`.
     pub finish: String,
     /// The text of each new token, and its log-probability in the steered model.
     pub tokens: Vec<(String, f64)>,
@@ -83,7 +83,7 @@ fn card(one: &Continuation, own: Option<&Continuation>) -> String {
         if is_own { " class=\"own\"" } else { "" },
         escape(&heading),
         one.mean_logprob,
-        escape(&printable(&one.finish)),
+        finish(one),
     );
     for (number, (text, logprob)) in one.tokens.iter().enumerate() {
         let shade = RARE.iter().filter(|limit| logprob.exp() < **limit).count();
@@ -99,6 +99,18 @@ fn card(one: &Continuation, own: Option<&Continuation>) -> String {
         };
     }
     out + "</p></article>\n"
+}
+
+/// Why a continuation ended, with its number of tokens.
+fn finish(one: &Continuation) -> String {
+    let n = one.tokens.len();
+    let tokens = if n == 1 { "token" } else { "tokens" };
+    match one.finish.as_str() {
+        "length" => format!("cut after {n} {tokens}"),
+        "end" => format!("ended after {n} {tokens}"),
+        "context" => format!("context full after {n} {tokens}"),
+        other => format!("{}, {n} {tokens}", escape(&printable(other))),
+    }
 }
 
 /// Text as markup: line ends break the line, and what is invisible or changes the direction is written out.
