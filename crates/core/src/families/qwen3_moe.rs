@@ -41,18 +41,24 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     };
     let dense = Mlp::Gated { d_mlp: config.size_or("intermediate_size", 6144)?, act };
 
-    let experts = || stored::experts(Linear::new("mlp.gate", Bias::Absent), stored::EXPERTS);
+    let experts = stored::experts(Linear::new("mlp.gate", Bias::Absent), stored::EXPERTS);
     let bias = Bias::when(config.flag_or("attention_bias", false)?);
     let named =
         |mlp| stored::with_qk_norm(stored::layer(bias, bias, mlp), "self_attn.q_norm", "self_attn.k_norm");
-    let (layers, names): (Vec<Layer>, Vec<LayerNames>) = sparse(config, sizes.n_layers)?
-        .into_iter()
-        .map(|sparse| match sparse {
-            true => (block(attention.clone(), routed, pre_norm(norm)), named(experts())),
-            false => (block(attention.clone(), dense, pre_norm(norm)), named(stored::gated(Bias::Absent))),
-        })
-        .unzip();
+    let block = |mlp| block(attention.clone(), mlp, pre_norm(norm));
+    let kinds = [(block(routed), named(experts)), (block(dense), named(stored::gated(Bias::Absent)))];
+    let (layers, names) = layers(config, sizes.n_layers, &kinds)?;
     Ok((sizes.rotary_arch(rope, layers, norm), stored::model(names)))
+}
+
+/// Layers with experts and dense ones, as [`sparse`] says.
+pub(super) fn layers(
+    config: &Config,
+    n_layers: usize,
+    [with_experts, dense]: &[(Layer, LayerNames); 2],
+) -> Result<(Vec<Layer>, Vec<LayerNames>)> {
+    let kind = |sparse| if sparse { with_experts.clone() } else { dense.clone() };
+    Ok(sparse(config, n_layers)?.into_iter().map(kind).unzip())
 }
 
 /// Which layers have experts: every `decoder_sparse_step`-th, except those in `mlp_only_layers`.

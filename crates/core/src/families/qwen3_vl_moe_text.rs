@@ -1,14 +1,14 @@
 //! The decoder of Qwen3-VL with experts: Qwen3 with experts, whose weights are always divided by their sum.
 
 use super::parts::{RENORMALISED, activation, attention, block, norm, pre_norm, top_k};
-use super::qwen3_moe::sparse;
+use super::qwen3_moe::layers;
 use super::rope::{RopeKeys, SECTIONS, rope};
 use super::sizes::{KvHeads, SizeKeys, Sizes, usual};
 use super::{Family, Only, stored};
 use crate::arch::*;
 use crate::config::Config;
 use crate::error::Result;
-use crate::names::{ExpertNames, LayerNames, Linear, MlpNames, Names};
+use crate::names::{ExpertNames, Linear, MlpNames, Names};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3_vl_moe_text",
@@ -51,7 +51,7 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
     let bias = Bias::when(config.flag_or("attention_bias", false)?);
     let named =
         |mlp| stored::with_qk_norm(stored::layer(bias, bias, mlp), "self_attn.q_norm", "self_attn.k_norm");
-    let experts = || MlpNames::Experts {
+    let experts = MlpNames::Experts {
         router: Linear::new("mlp.gate", Bias::Absent),
         correction: None,
         apart: None,
@@ -59,12 +59,8 @@ fn read(config: &Config) -> Result<(Arch, Names)> {
         latent: None,
         shared: None,
     };
-    let (layers, names): (Vec<Layer>, Vec<LayerNames>) = sparse(config, sizes.n_layers)?
-        .into_iter()
-        .map(|sparse| match sparse {
-            true => (block(attention.clone(), routed, pre_norm(norm)), named(experts())),
-            false => (block(attention.clone(), dense, pre_norm(norm)), named(stored::gated(Bias::Absent))),
-        })
-        .unzip();
+    let block = |mlp| block(attention.clone(), mlp, pre_norm(norm));
+    let kinds = [(block(routed), named(experts)), (block(dense), named(stored::gated(Bias::Absent)))];
+    let (layers, names) = layers(config, sizes.n_layers, &kinds)?;
     Ok((sizes.rotary_arch(rope, layers, norm), stored::model(names)))
 }
