@@ -76,7 +76,7 @@ impl GgufFile {
         if let Some((taken, _)) = among.iter().find(|(name, _)| self.places.contains_key(name)) {
             return Err(wrong(&format!("there is a `{taken}` already")));
         }
-        let row_bytes = whole.range.len() / rows;
+        let row_bytes = whole.range.len().checked_div(*rows).unwrap_or(0);
         let mut start = whole.range.start;
         self.places.remove(name);
         for (name, rows) in among {
