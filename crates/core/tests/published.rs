@@ -9,10 +9,10 @@ use easyroutine_files::ShardedSafeTensors;
 
 use crate::common::{cases, fixtures};
 
+/// Model, parameters of its decoder as transformers counts them, and stored bytes if the config names the stored type.
+///
 /// `mamba2-130m-hf`, `chameleon-7b` and `paligemma-3b-pt-224` are what transformers' scripts make of the published
-/// parameters, `MiniMax-M2-bf16` is MiniMax-M2's without `quantization_config`. The numbers of parameters are those that
-/// transformers counts.
-/// Model, parameters of its decoder, and stored bytes if the config names the stored type.
+/// parameters, `MiniMax-M2-bf16` is MiniMax-M2's without `quantization_config`.
 const MODELS: &[(&str, u128, Option<u128>)] = &[
     ("DeepSeek-V2-Lite", 15_706_484_224, Some(31_412_968_448)),
     ("DeepSeek-V3-bf16", 671_026_419_200, Some(1_342_052_838_400)),
