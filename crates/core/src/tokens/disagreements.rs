@@ -1,8 +1,10 @@
 //! Contradictions between a folder's files, in words: for each kind one rule (docs/design/tokenizers.md) and a warning
 //! that says which side was followed.
 
+use std::collections::{BTreeSet, HashMap};
+
 use serde_json::Value;
-use tokenizers::{ModelWrapper, Tokenizer as Backend};
+use tokenizers::{AddedToken, ModelWrapper, Tokenizer as Backend};
 
 use super::Prefix;
 use super::class::Class;
@@ -237,7 +239,7 @@ fn other_ids(settings: &Settings, merged: &Merged, backend: &Backend, found: &mu
     let moved: Vec<String> = merged
         .listed
         .iter()
-        .filter_map(|(&id, token)| Some((id, &token.content, backend.token_to_id(&token.content)?)))
+        .filter_map(|(&id, token)| Some((id, token.text(), backend.token_to_id(token.text())?)))
         .filter(|(id, _, actual)| id != actual)
         .map(|(id, token, actual)| format!("{} is {actual}, not {id}", quoted(token)))
         .collect();
@@ -267,6 +269,66 @@ fn other_roles(settings: &Settings, named: &NamedTokens, found: &mut Vec<String>
             ));
         }
     }
+}
+
+/// Tokens to which some file gives an option that is not in effect.
+pub(super) fn other_options(
+    settings: &Settings,
+    merged: &Merged,
+    added_tokens: &[Value],
+    backend: &Backend,
+) -> Option<String> {
+    // Not `normalized`: files often differ in it, and it seldom matters.
+    type InEffect = fn(&AddedToken) -> bool;
+    const OPTIONS: [(&str, InEffect); 4] = [
+        ("special", |token| token.special),
+        ("lstrip", |token| token.lstrip),
+        ("rstrip", |token| token.rstrip),
+        ("single_word", |token| token.single_word),
+    ];
+    let added: HashMap<String, AddedToken> = backend
+        .get_added_tokens_decoder()
+        .into_values()
+        .map(|token| (token.content.clone(), token))
+        .collect();
+    let has_role = |text: &str| merged.roles.values().any(|named| named.text() == text);
+    let mut differing = BTreeSet::new();
+    let mut compare = |object: &Value| {
+        let Some(token) = content(object).and_then(|text| added.get(text)) else { return };
+        for (option, in_effect) in OPTIONS {
+            let stated = object.get(option).and_then(Value::as_bool);
+            // A token with a role is special, whatever its object says.
+            let is_plain = option == "special" && has_role(&token.content);
+            if stated.is_some_and(|stated| stated != in_effect(token)) && !is_plain {
+                differing.insert((token.content.clone(), option, in_effect(token)));
+            }
+        }
+    };
+    added_tokens.iter().for_each(&mut compare);
+    for (key, value) in settings.config.iter().chain(&settings.map) {
+        match value {
+            one if key.ends_with("_token") => compare(one),
+            Value::Array(list) if key.ends_with("_tokens") => list.iter().for_each(&mut compare),
+            Value::Object(all) if key.ends_with("_tokens") || key == "added_tokens_decoder" => {
+                all.values().for_each(&mut compare);
+            }
+            _ => {}
+        }
+    }
+    let listed = merged.extra.iter().filter_map(|named| added.get(named.text()));
+    differing.extend(listed.filter(|token| !token.special).map(|t| (t.content.clone(), "special", false)));
+    if differing.is_empty() {
+        return None;
+    }
+    let followed: Vec<String> = differing
+        .iter()
+        .map(|(token, option, value)| format!("`{option}` of {} is {value}", quoted(token)))
+        .collect();
+    let followed: Vec<&str> = followed.iter().map(String::as_str).collect();
+    Some(format!(
+        "the files do not agree on the options of their tokens; as in transformers 5, {}",
+        listed_plain(&followed)
+    ))
 }
 
 fn quoted(token: &str) -> String {

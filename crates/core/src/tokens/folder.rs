@@ -1,6 +1,6 @@
 //! Reads a model folder's tokenizer like transformers' `AutoTokenizer`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use super::guard::guarded;
 use super::limits;
 use super::named::{self, NamedTokens, ROLES};
 use super::rebuilt::Rules;
-use super::settings::{Merged, Named, Settings, numbered};
+use super::settings::{self, Merged, Named, Settings, added_tokens};
 use super::{Manners, Side, Tokenizer, vocab_files};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -50,10 +50,10 @@ impl Tokenizer {
                 None => return Err(nothing_to_read(folder).at(folder.display())),
             },
         };
-        let numbered = written.as_deref().map(numbered).unwrap_or_default();
+        let added_tokens = written.as_deref().map(added_tokens).unwrap_or_default();
         drop(written);
         let has_file = whole.exists();
-        let merged = settings.merge(class, has_file.then_some(&backend), numbered)?;
+        let merged = settings.merge(class, has_file.then_some(&backend), &added_tokens)?;
         let manners = settings.manners(class, &backend);
         let mut as_written = AsWritten::of(&backend, has_file);
         // Limits and padding from its training run; AutoTokenizer disables them unless a call requests them.
@@ -74,9 +74,10 @@ impl Tokenizer {
         if let Some(post) = post_processor(class, &settings, &named, &backend, has_file)? {
             backend.with_post_processor(Some(post));
         }
-        let warnings = disagreements::found(&settings, class, &merged, &as_written, &named, &backend);
+        let mut warnings = disagreements::found(&settings, class, &merged, &as_written, &named, &backend);
+        warnings.extend(disagreements::other_options(&settings, &merged, &added_tokens, &backend));
         let manners = Manners { prefix: as_written.prefix(), ..manners };
-        let saved = settings.to_save(&named, &manners);
+        let saved = settings.to_save(&merged, &named, &manners);
         Tokenizer::new(backend, named, settings.templates, saved, manners, warnings)
     }
 }
@@ -189,8 +190,28 @@ impl Settings {
     }
 
     /// tokenizer_config.json for the backend as built: nothing in it depends on a class or another file.
-    fn to_save(&self, named: &NamedTokens, manners: &Manners) -> serde_json::Map<String, Value> {
+    fn to_save(
+        &self,
+        merged: &Merged,
+        named: &NamedTokens,
+        manners: &Manners,
+    ) -> serde_json::Map<String, Value> {
         let mut saved = self.config.clone();
+        if !self.has_decoder() && !self.map.is_empty() {
+            // special_tokens_map.json beats tokenizer_config.json, and is not saved.
+            let lists =
+                ["extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"];
+            saved.retain(|key, value| {
+                let is_role = key.ends_with("_token") && settings::content(value).is_some();
+                !is_role && !lists.contains(&key.as_str())
+            });
+            let own = merged.roles.iter().filter(|(role, _)| !ROLES.contains(&role.as_str()));
+            let own: serde_json::Map<String, Value> =
+                own.map(|(role, named)| (role.clone(), json!(named.text()))).collect();
+            let extra: Vec<&str> = merged.extra.iter().map(Named::text).collect();
+            saved.insert(lists[0].to_owned(), Value::Object(own));
+            saved.insert(lists[1].to_owned(), json!(extra));
+        }
         let decided = ["added_tokens_decoder", "add_bos_token", "add_eos_token", "auto_map", "chat_template"];
         decided.iter().chain(&ROLES).for_each(|key| drop(saved.remove(*key)));
         // The class that uses tokenizer.json unchanged, in every version of transformers.
@@ -209,15 +230,10 @@ impl Merged {
 
     /// Adds tokens that the settings name and the backend lacks, in transformers' order.
     fn add(&self, backend: &mut Backend, class: Class) -> Result<()> {
-        let known: HashMap<String, AddedToken> = backend
-            .get_added_tokens_decoder()
-            .into_values()
-            .map(|token| (token.content.clone(), token))
-            .collect();
-        let mut added: Vec<Named> = Vec::new();
-        let listed = self.listed.values().filter(|token| known.get(&token.content) != Some(token));
-        added.extend(listed.cloned().map(Named::Token));
-        let mut texts: HashSet<String> = known.into_keys().collect();
+        let known = backend.get_added_tokens_decoder().into_values().map(|token| token.content);
+        // Again those that the backend has: one with a role becomes special, and of two with one text the last counts.
+        let mut added: Vec<Named> = self.listed.values().cloned().map(Named::Token).collect();
+        let mut texts: HashSet<String> = known.collect();
         texts.extend(added.iter().map(|named| named.text().to_owned()));
         for named in self.roles.values().chain(&self.extra) {
             if !texts.contains(named.text()) && !added.contains(named) {
@@ -225,9 +241,9 @@ impl Merged {
             }
         }
         let has_role = |token: &str| self.roles.values().any(|named| named.text() == token);
-        let added = added.into_iter().map(Named::into_added).map(|mut token| {
-            token.special |= has_role(&token.content);
-            token
+        let added = added.into_iter().map(|named| {
+            let has_role = has_role(named.text());
+            named.into_added(has_role)
         });
         let added: Vec<AddedToken> = added.collect();
         let mut add = |tokens: Vec<AddedToken>| {
@@ -238,10 +254,7 @@ impl Merged {
         let special = self.roles.values().chain(&self.extra);
         match class {
             Class::Qwen2 => add(special.map(|named| AddedToken::from(named.text(), true)).collect()),
-            Class::Cohere => add(special
-                .cloned()
-                .map(|named| AddedToken { special: true, ..named.into_added() })
-                .collect()),
+            Class::Cohere => add(special.cloned().map(|named| named.into_added(true)).collect()),
             _ => Ok(()),
         }?;
         // If one file calls a token special and another does not, the library treats it as special, but does not write

@@ -98,8 +98,9 @@ fn a_folder_reads_as_auto_tokenizer_reads_it() {
         let again = self::found(&Tokenizer::from_folder(saved.path()).unwrap(), &texts);
         for (key, value) in found.as_object().unwrap() {
             // A token added twice, once normalised, is decoded in a form that no file can hold.
-            let holds = case["patch"].get("added_tokens").is_none()
-                || !matches!(key.as_str(), "shown" | "without_special");
+            let may_be_twice = case["patch"].get("added_tokens").is_some()
+                || case["files"].to_string().contains("\"normalized\":true");
+            let holds = !may_be_twice || !matches!(key.as_str(), "shown" | "without_special");
             if holds && again[key] != *value {
                 wrong.push(format!(
                     "{number}: {key}, saved, is\n  {}, not\n  {value}\n  {}",
@@ -109,7 +110,9 @@ fn a_folder_reads_as_auto_tokenizer_reads_it() {
         }
     }
     let total = wrong.len();
-    wrong.truncate(6);
+    if std::env::var_os("EASYROUTINE_TOKENIZER_FOLDERS").is_none() {
+        wrong.truncate(6);
+    }
     assert!(wrong.is_empty(), "{total} folders read otherwise:\n{}", wrong.join("\n"));
 }
 
@@ -173,4 +176,35 @@ fn an_object_among_special_tokens_is_special_only_if_it_says_so() {
     let tokenizer = Tokenizer::from_folder(folder(&fixture()["bases"], &case).path()).unwrap();
     let ids = tokenizer.encode("<new>a<more>b<img>", Bos::No).unwrap().ids;
     assert_eq!(tokenizer.decode(&ids, true).unwrap(), "<new>ab", "as in transformers 5.24");
+}
+
+#[test]
+fn an_option_that_is_not_in_effect_is_warned_of() {
+    let warning = |files: Value| {
+        let case = json!({"base": "bytes", "patch": {}, "files": files});
+        let tokenizer = Tokenizer::from_folder(folder(&fixture()["bases"], &case).path()).unwrap();
+        let says = "do not agree on the options";
+        let warnings: Vec<String> =
+            tokenizer.warnings().iter().filter(|warning| warning.contains(says)).cloned().collect();
+        assert!(warnings.len() < 2, "{warnings:?}");
+        warnings.into_iter().next()
+    };
+    let token = |special: bool| json!({"__type": "AddedToken", "content": "<new>", "lstrip": true, "special": special});
+    let class = |key: &str, value: Value| json!({"tokenizer_class": "PreTrainedTokenizerFast", key: value});
+    let listed = class("extra_special_tokens", json!([token(true)]));
+    // By its object alone it is what that says; added_tokens.json makes it plain, since only texts count there.
+    assert_eq!(warning(json!({"tokenizer_config.json": listed})), None);
+    let said =
+        warning(json!({"tokenizer_config.json": listed, "added_tokens.json": {"<new>": 300}})).unwrap();
+    assert!(
+        said.contains("`special` of `<new>` is false") && said.contains("`lstrip` of `<new>` is false"),
+        "{said}"
+    );
+    let text = class("extra_special_tokens", json!(["<new>"]));
+    assert_eq!(warning(json!({"tokenizer_config.json": text, "added_tokens.json": {"<new>": 300}})), None);
+    // A token with a role is special, whatever its object says: that is no surprise.
+    assert_eq!(warning(json!({"tokenizer_config.json": class("pad_token", token(false))})), None);
+    let unlisted = json!([{"__type": "AddedToken", "content": "<new>"}]);
+    let said = warning(json!({"tokenizer_config.json": class("extra_special_tokens", unlisted)})).unwrap();
+    assert!(said.contains("`special` of `<new>` is false"), "{said}");
 }

@@ -32,23 +32,62 @@ pub(super) struct Settings {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Named {
     Text(String),
-    Token(AddedToken),
+    Token(Written),
 }
 
 impl Named {
     pub(super) fn text(&self) -> &str {
         match self {
             Named::Text(text) => text,
-            Named::Token(token) => &token.content,
+            Named::Token(written) => written.text(),
         }
     }
 
-    /// As a token to add: special by default.
-    pub(super) fn into_added(self) -> AddedToken {
+    /// As a token to add: a text is special, and whatever `is_special`.
+    pub(super) fn into_added(self, is_special: bool) -> AddedToken {
         match self {
             Named::Text(text) => AddedToken::from(text, true),
-            Named::Token(token) => token,
+            Named::Token(written) => written.into_added(is_special),
         }
+    }
+}
+
+/// A token with the options that a file gives it.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    token: AddedToken,
+    /// Whether the file gives `normalized`. If not, a token is normalised unless it is special when it is added, which
+    /// may have changed by then.
+    gives_normalized: bool,
+}
+
+impl PartialEq for Written {
+    fn eq(&self, other: &Self) -> bool {
+        self.token == other.token
+    }
+}
+
+impl Written {
+    /// `special` is what the token is if `value` does not say it.
+    fn read(value: &Value, special: bool) -> Option<Written> {
+        let flag = |name: &str| value.get(name).and_then(Value::as_bool);
+        let special = flag("special").unwrap_or(special);
+        let token = AddedToken::from(content(value)?, special)
+            .normalized(flag("normalized").unwrap_or(!special))
+            .single_word(flag("single_word").unwrap_or(false))
+            .lstrip(flag("lstrip").unwrap_or(false))
+            .rstrip(flag("rstrip").unwrap_or(false));
+        Some(Written { token, gives_normalized: flag("normalized").is_some() })
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.token.content
+    }
+
+    fn into_added(self, is_special: bool) -> AddedToken {
+        let special = self.token.special || is_special;
+        let normalized = if self.gives_normalized { self.token.normalized } else { !special };
+        AddedToken { special, normalized, ..self.token }
     }
 }
 
@@ -59,7 +98,7 @@ pub(super) struct Merged {
     /// Special tokens without a role.
     pub(super) extra: Vec<Named>,
     /// Tokens by the ids given in some file.
-    pub(super) listed: BTreeMap<u32, AddedToken>,
+    pub(super) listed: BTreeMap<u32, Written>,
 }
 
 impl Settings {
@@ -85,41 +124,55 @@ impl Settings {
         self.config.get(key).and_then(Value::as_bool)
     }
 
-    /// The tokens that the settings name, for a class and for tokenizer.json's padding and its [`numbered`] tokens.
+    /// The tokens that the settings name, for a class and for tokenizer.json's padding and [`added_tokens`].
     pub(super) fn merge(
         &self,
         class: Class,
         file: Option<&Backend>,
-        numbered: BTreeMap<u32, AddedToken>,
+        added_tokens: &[Value],
     ) -> Result<Merged> {
         let mut stated: IndexMap<&str, &Value> = self.config.iter().map(|(k, v)| (k.as_str(), v)).collect();
-        let mut listed = BTreeMap::new();
+        let mut entries = Vec::new();
         if let Some(decoder) = self.config.get("added_tokens_decoder") {
-            let entries = decoder.as_object().into_iter().flatten();
-            for (id, token) in entries {
-                let number =
+            for (id, token) in decoder.as_object().into_iter().flatten() {
+                let number: u32 =
                     id.parse().map_err(|_| wrong(format!("`added_tokens_decoder`: `{id}` is not an id")))?;
-                listed.insert(number, added_token(token)?);
+                let token = Written::read(token, false)
+                    .ok_or_else(|| wrong("an entry of `added_tokens_decoder` has no `content`".to_owned()))?;
+                entries.push((number, token));
             }
         } else {
             stated.extend(self.map.iter().map(|(key, value)| (key.as_str(), value)));
         }
         let Extra { marked, all: extra } = self.extra(class)?;
         if !self.has_decoder() {
-            let special = |token: &str| {
-                let has_role = |role: &&str| stated.get(role).and_then(|v| content(v)) == Some(token);
-                ROLES.iter().any(has_role) || marked.iter().any(|named| named.text() == token)
+            // Of an object in tokenizer_config.json transformers has not yet read the text at this point.
+            let text_of = |role: &str| match self.map.get(role) {
+                Some(value) => content(value),
+                None => self.config.get(role)?.as_str(),
+            };
+            let is_special = |token: &str| {
+                ROLES.iter().any(|role| text_of(role) == Some(token))
+                    || marked.iter().any(|text| text == token)
             };
             for (token, id) in &self.added {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
                     let message = format!("`{}` has {id}, which is not an id", token.escape_debug());
                     Error::new(ErrorKind::Format, message).at("added_tokens.json")
                 })?;
-                listed.insert(id, AddedToken::from(token.as_str(), special(token)));
+                let token = AddedToken::from(token.as_str(), is_special(token));
+                entries.push((id, Written { token, gives_normalized: true }));
             }
-            listed.extend(numbered);
+            // If the vocabulary has a token under another id, the library uses that; transformers merges by this one.
+            let id = |token: &Value| token.get("id")?.as_u64().and_then(|id| u32::try_from(id).ok());
+            entries.extend(
+                added_tokens.iter().filter_map(|token| Some((id(token)?, Written::read(token, false)?))),
+            );
         }
-        let roles = self.roles(class, &stated, &listed, file)?;
+        // An entry of the same id takes another's place in the list, but roles find both.
+        let by_text = entries.iter().map(|(_, token)| (token.text(), token)).collect();
+        let roles = self.roles(class, &stated, &by_text, file)?;
+        let listed = entries.into_iter().collect();
         Ok(Merged { roles, extra, listed })
     }
 
@@ -127,11 +180,11 @@ impl Settings {
         &self,
         class: Class,
         stated: &IndexMap<&str, &Value>,
-        listed: &BTreeMap<u32, AddedToken>,
+        by_text: &HashMap<&str, &Written>,
         file: Option<&Backend>,
     ) -> Result<IndexMap<String, Named>> {
         let known = |named: Named| {
-            let found = listed.values().find(|token| token.content == named.text());
+            let found = by_text.get(named.text()).copied();
             found.map_or(named, |token| Named::Token(token.clone()))
         };
         let padding = file.and_then(|file| file.get_padding()).filter(|_| !class.decides_padding_token());
@@ -204,12 +257,19 @@ impl Settings {
             (Some(present), older) => (Some(tokens_of(present, key, false)?), older),
             (None, None) => (None, None),
         };
+        let is_text = |named: &&Named| matches!(named, Named::Text(_));
+        let texts = tokens.iter().flatten().filter(is_text).map(|named| named.text().to_owned());
+        let mut marked: Vec<String> = texts.collect();
         if !self.has_decoder() {
             match self.map.get(key) {
-                Some(Value::Object(_)) => tokens = None,
+                Some(Value::Object(_)) => {
+                    tokens = None;
+                    marked.clear();
+                }
                 Some(value @ Value::Array(_)) => {
                     let tokens = tokens.get_or_insert_default();
                     for token in tokens_of(value, key, true)? {
+                        marked.push(token.text().to_owned());
                         if !tokens.contains(&token) {
                             tokens.push(token);
                         }
@@ -219,12 +279,9 @@ impl Settings {
             }
             left = self.map.get(older).or(left);
         }
-        let marked = tokens.clone().unwrap_or_default();
         let all = match (tokens, left) {
             (Some(tokens), _) => tokens,
-            (None, Some(left)) => {
-                tokens_of(left, older, self.map.contains_key(older) && !self.has_decoder())?
-            }
+            (None, Some(left)) => tokens_of(left, older, false)?,
             (None, None) => {
                 let own = class.default_roles().iter().filter(|(role, _)| !ROLES.contains(role));
                 own.map(|(_, token)| Named::Text((*token).to_owned())).collect()
@@ -237,16 +294,18 @@ impl Settings {
 /// Special tokens without a role.
 struct Extra {
     /// Those by which transformers knows that a token of added_tokens.json is special: it has read the older name for
-    /// them only where the present one is not in use.
-    marked: Vec<Named>,
+    /// them only where the present one is not in use, and no objects of tokenizer_config.json.
+    marked: Vec<String>,
     all: Vec<Named>,
 }
 
-/// Tokens of a list. `special` is what an object is that does not say it: special in special_tokens_map.json, but not in
-/// tokenizer_config.json, though all of them are in a list of special tokens.
+/// Tokens of a list. `special` is what an object with `__type` is that does not say it: special in special_tokens_map.json,
+/// but not in tokenizer_config.json, though all of them are in a list of special tokens. One without `__type` is special:
+/// earlier releases of transformers read it so, and 5 not at all.
 fn tokens_of(value: &Value, key: &str, special: bool) -> Result<Vec<Named>> {
     let listed = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    let read = |token| {
+    let read = |token: &Value| {
+        let special = special || token.get("__type").is_none();
         named_as(token, special).ok_or_else(|| wrong(format!("`{key}` has {token}, which is not a token")))
     };
     listed.iter().map(read).collect()
@@ -258,45 +317,23 @@ pub(super) fn content(value: &Value) -> Option<&str> {
 }
 
 fn named(value: &Value) -> Option<Named> {
+    named_as(value, false)
+}
+
+/// A token as a text or an object. An object that does not say whether it is special is as stated.
+fn named_as(value: &Value, special: bool) -> Option<Named> {
     match value {
         Value::String(text) => Some(Named::Text(text.clone())),
-        Value::Object(_) => named_as(value, true),
+        Value::Object(_) => Written::read(value, special).map(Named::Token),
         _ => None,
     }
 }
 
-/// As [`named`]; an object that does not say whether it is special is as stated.
-fn named_as(value: &Value, special: bool) -> Option<Named> {
-    if let Value::String(text) = value {
-        return Some(Named::Text(text.clone()));
-    }
-    let special = value.get("special").and_then(Value::as_bool).unwrap_or(special);
-    Some(Named::Token(described(value, content(value)?, special)))
-}
-
-fn added_token(value: &Value) -> Result<AddedToken> {
-    let content = content(value)
-        .ok_or_else(|| wrong("an entry of `added_tokens_decoder` has no `content`".to_owned()))?;
-    Ok(described(value, content, value.get("special").and_then(Value::as_bool).unwrap_or(false)))
-}
-
-fn described(value: &Value, content: &str, special: bool) -> AddedToken {
-    let flag = |name: &str, otherwise: bool| value.get(name).and_then(Value::as_bool).unwrap_or(otherwise);
-    AddedToken::from(content, special)
-        .normalized(flag("normalized", !special))
-        .single_word(flag("single_word", false))
-        .lstrip(flag("lstrip", false))
-        .rstrip(flag("rstrip", false))
-}
-
-/// Added tokens by their ids in tokenizer.json. If its vocabulary has them under other ids, the library uses those, but
-/// transformers merges by these.
-pub(super) fn numbered(file: &[u8]) -> BTreeMap<u32, AddedToken> {
+/// `added_tokens` of tokenizer.json, as they stand.
+pub(super) fn added_tokens(file: &[u8]) -> Vec<Value> {
     let parts: HashMap<String, &RawValue> = serde_json::from_slice(file).unwrap_or_default();
     let tokens = parts.get("added_tokens").and_then(|tokens| serde_json::from_str(tokens.get()).ok());
-    let tokens: Vec<Value> = tokens.unwrap_or_default();
-    let id = |token: &Value| token.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-    tokens.iter().filter_map(|token| Some((id(token)?, added_token(token).ok()?))).collect()
+    tokens.unwrap_or_default()
 }
 
 fn wrong(message: String) -> Error {
