@@ -186,6 +186,7 @@ impl Settings {
                 .map(|l| l as usize),
             cleans_up: self.flag("clean_up_tokenization_spaces") == Some(true) && (!is_bpe || cleans_bpe),
             prefix: None,
+            may_compose: false,
         }
     }
 

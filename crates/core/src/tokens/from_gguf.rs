@@ -51,7 +51,11 @@ impl Tokenizer {
         let mut warnings = Vec::new();
         let mut manners = Manners::default();
         let (mut backend, adds_bos) = match (kind, pre) {
-            ("gpt2", pre) => byte_level(gguf, &vocabulary, pre, &mut warnings)?,
+            ("gpt2", pre) => {
+                let (backend, pre) = byte_level(gguf, &vocabulary, pre, &mut warnings)?;
+                manners.may_compose = pre.may_compose();
+                (backend, pre.adds_bos)
+            }
             ("llama" | "gemma4", None) => {
                 let space = Space::of(gguf)?;
                 if !matches!(space, Space::Always) {
@@ -177,13 +181,13 @@ impl Vocabulary {
     }
 }
 
-/// Byte-level BPE, and whether it adds BOS by default.
+/// Byte-level BPE, and its rule.
 fn byte_level(
     gguf: &Gguf,
     vocabulary: &Vocabulary,
     pre: Option<&str>,
     warnings: &mut Vec<String>,
-) -> Result<(Backend, bool)> {
+) -> Result<(Backend, PreTokenizer)> {
     const KEY: &str = "tokenizer.ggml.pre";
     let pre = match (pre, gguf.str(KEY)?) {
         (Some(pre), _) => PreTokenizer::named(pre)?,
@@ -211,7 +215,7 @@ fn byte_level(
     })?;
     let mut backend = Backend::new(model);
     install(&mut backend, pre, false)?;
-    Ok((backend, pre.adds_bos))
+    Ok((backend, pre))
 }
 
 fn split_merge(merge: &str) -> Result<(String, String)> {

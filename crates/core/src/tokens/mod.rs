@@ -38,7 +38,8 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use tokenizers::Tokenizer as Backend;
+use tokenizers::normalizers::NFC;
+use tokenizers::{NormalizedString, Normalizer, Tokenizer as Backend};
 
 use crate::error::{Error, ErrorKind, Result};
 use guard::guarded;
@@ -94,6 +95,8 @@ struct Manners {
     /// Whether spaces before punctuation are removed from decoded text.
     cleans_up: bool,
     prefix: Option<Prefix>,
+    /// Whether the model might compose text first (é of e and an accent), which is not done here.
+    may_compose: bool,
 }
 
 /// A space is put before a text only if it has none, although the vocabulary was learned with one always.
@@ -201,6 +204,14 @@ impl Tokenizer {
 
     /// A warning about `text` itself, if its tokens depend on which of two sources is followed.
     pub fn warning_for(&self, text: &str) -> Option<String> {
+        if self.manners.may_compose && !is_composed(text) {
+            return Some(
+                "the text has letters and accents as separate characters: as in llama.cpp they stay separate, but nothing \
+                 known here says whether the model's own tokenizer joins them first; text that is already joined (Unicode's \
+                 form NFC) has no such doubt"
+                    .to_owned(),
+            );
+        }
         let prefix = self.manners.prefix?;
         let begins = text.starts_with([' ', '\u{2581}']);
         let goes_on = |token: &str| text.find(token).is_some_and(|at| at + token.len() < text.len());
@@ -341,6 +352,16 @@ impl Tokenizer {
 fn on_characters(text: &str, (start, end): (usize, usize)) -> (usize, usize) {
     let start = text.floor_char_boundary(start);
     (start, text.ceil_char_boundary(end.min(text.len())).max(start))
+}
+
+/// Whether text is in Unicode's composed form.
+fn is_composed(text: &str) -> bool {
+    // By lines, since the library keeps a record of every byte; nothing composes with a line end.
+    text.is_ascii()
+        || text.lines().all(|line| {
+            let mut composed = NormalizedString::from(line);
+            NFC.normalize(&mut composed).is_err() || composed.get() == line
+        })
 }
 
 /// Removes the spaces that a word vocabulary leaves before punctuation (`clean_up_tokenization` of transformers).

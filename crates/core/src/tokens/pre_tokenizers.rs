@@ -10,8 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PreTokenizer {
     cut: Cut,
-    /// Whether text is first normalised to Unicode's composed form.
-    composed: bool,
+    /// Whether text is first normalised to Unicode's composed form; `None` if nothing at hand says it of the model. It is
+    /// then left as it is, as in llama.cpp.
+    composed: Option<bool>,
     /// Whether a word that is a token is used whole, even if no merges lead to it.
     pub(super) ignore_merges: bool,
     /// Whether BOS is added by default.
@@ -52,6 +53,8 @@ const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\
 const BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
 
 const SEED: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+// Chinese characters are pieces of their own, apart from other letters.
+const KIMI: &str = r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const FALCON: &[Step] = &[Step::Punctuation, Step::Gpt2, Step::Numbers, Step::Split("[0-9][0-9][0-9]")];
 const DEEPSEEK: &[Step] = &[
     Step::Split("[\r\n]"),
@@ -78,12 +81,36 @@ const DEEPSEEK3: &[Step] = &[
     ),
 ];
 
+const VIKING: &[Step] = &[Step::Split(BLOOM), Step::Digits];
+/// Numbers in groups of three from their end; words and blanks are not cut.
+const SUPERBPE: &[Step] = &[Step::Numbers, Step::Split(r"(?=(\d{3})+(?!\d))")];
+const TINY_AYA: &[Step] = &[Step::Split(r"\d{1,3}(?=(?:\d{3})*\b)"), Step::Split(GPT4O)];
+const MINICPM5: &[Step] = &[
+    Step::Split(r"\p{N}{1,3}"),
+    Step::Split(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+];
+
+/// Names whose models' tokenizer.json was not at hand, by the known name that llama.cpp cuts alike.
+const CUT_ALIKE: [(&str, &[&str]); 8] = [
+    ("gpt-2", &["a.x-4.0", "gigachat", "granite-docling", "jais", "mellum", "modern-bert", "trillion"]),
+    ("smollm", &["codeshell", "exaone", "mellum2", "minerva-7b"]),
+    ("qwen2", &["f2llmv2", "grok-2", "hunyuan", "solar-open"]),
+    ("llama-bpe", &["jina-v5-nano"]),
+    ("gpt-4o", &["talkie"]),
+    ("glm4", &["glm5"]),
+    ("deepseek-v3", &["hy_v4"]),
+    ("tiny_aya", &["cohere2moe"]),
+];
+
 impl PreTokenizer {
     pub(super) const GPT2: Self =
-        PreTokenizer { cut: Cut::Gpt2, composed: false, ignore_merges: false, adds_bos: false };
+        PreTokenizer { cut: Cut::Gpt2, composed: Some(false), ignore_merges: false, adds_bos: false };
     /// GPT-2's, on composed text: GPT-NeoX and all models with its vocabulary.
-    pub(super) const COMPOSED: Self = PreTokenizer { composed: true, ..PreTokenizer::GPT2 };
+    pub(super) const COMPOSED: Self = PreTokenizer { composed: Some(true), ..PreTokenizer::GPT2 };
     pub(super) const COHERE: Self = PreTokenizer { cut: Cut::DigitsThenGpt2, ..PreTokenizer::COMPOSED };
+    const AS_IN_LLAMA_CPP: Self = PreTokenizer { composed: None, ..PreTokenizer::GPT2 };
     pub(super) const QWEN2: Self = PreTokenizer { cut: Cut::Pattern(QWEN2), ..PreTokenizer::COMPOSED };
     pub(super) const QWEN35: Self = PreTokenizer { cut: Cut::Pattern(QWEN35), ..PreTokenizer::COMPOSED };
 
@@ -100,21 +127,22 @@ impl PreTokenizer {
             "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
             | "lfm2" => PreTokenizer {
                 cut: Cut::Pattern(LLAMA3),
-                composed: false,
+                composed: Some(false),
                 ignore_merges: true,
                 adds_bos: true,
             },
             "dbrx" | "smaug-bpe" | "chatglm-bpe" => {
                 PreTokenizer { cut: Cut::Pattern(LLAMA3), ..PreTokenizer::GPT2 }
             }
-            "qwen2" | "deepseek-r1-qwen" | "kormo" | "megrez" => PreTokenizer::QWEN2,
+            // StableLM 2's own code (tokenization_arcade100k.py) composes text and has Qwen2's expression.
+            "qwen2" | "deepseek-r1-qwen" | "kormo" | "megrez" | "stablelm2" => PreTokenizer::QWEN2,
             "qwen35" => PreTokenizer::QWEN35,
             "gpt-4o" | "llama4" | "kanana2" | "minimax-m2" => {
                 PreTokenizer { cut: Cut::Pattern(GPT4O), ..PreTokenizer::GPT2 }
             }
             "tekken" => PreTokenizer {
                 cut: Cut::Pattern(TEKKEN),
-                composed: false,
+                composed: Some(false),
                 ignore_merges: true,
                 adds_bos: true,
             },
@@ -130,14 +158,25 @@ impl PreTokenizer {
             "bloom" | "poro-chat" | "gpt3-finnish" => {
                 PreTokenizer { cut: Cut::Pattern(BLOOM), ..PreTokenizer::GPT2 }
             }
-            other => {
-                let message = format!("`{}` names no known rule for cutting text", other.escape_debug());
-                return Err(Error::new(ErrorKind::Unsupported, message).hint(
-                    "name the rule of its tokenizer.json, as in `--pre llama-bpe` or `--pre qwen2`, or use the model's \
-                     Hugging Face folder",
-                ));
-            }
+            // LumiOpen/Viking-7B's tokenizer.json.
+            "viking" => PreTokenizer { cut: Cut::Steps(VIKING), ..PreTokenizer::AS_IN_LLAMA_CPP },
+            // How LG cuts EXAONE 4 in llama.cpp.
+            "exaone4" => PreTokenizer::AS_IN_LLAMA_CPP,
+            // CohereLabs/tiny-aya-base's tokenizer.json; llama.cpp's own rule for the numbers is only close to it.
+            "tiny_aya" => PreTokenizer { cut: Cut::Steps(TINY_AYA), ..PreTokenizer::AS_IN_LLAMA_CPP },
+            // The code that trained it (PythonNut/superbpe).
+            "superbpe" => PreTokenizer { cut: Cut::Steps(SUPERBPE), ..PreTokenizer::GPT2 },
+            // openbmb/MiniCPM5-1B's tokenizer.json, which builds every word by merges; llama.cpp does not.
+            "minicpm5" => PreTokenizer { cut: Cut::Steps(MINICPM5), ..PreTokenizer::GPT2 },
+            // moonshotai/Kimi-K2's own code, by tiktoken, which takes a word that is a token whole.
+            "kimi-k2" => PreTokenizer { cut: Cut::Pattern(KIMI), ignore_merges: true, ..PreTokenizer::GPT2 },
+            other => return Err(unknown(other)),
         })
+    }
+
+    /// Whether nothing says if the model's text is composed first.
+    pub(super) fn may_compose(self) -> bool {
+        self.composed.is_none()
     }
 
     /// The rule for a file that names none, and the reason: inferred from tokens that only one rule allows, then from
@@ -165,7 +204,7 @@ impl PreTokenizer {
 
     /// Normalizer and pre-tokenizer, in the form of tokenizer.json.
     pub(super) fn parts(self, prefix_space: bool) -> (Option<Value>, Value) {
-        (self.composed.then(|| json!({"type": "NFC"})), self.json(prefix_space))
+        ((self.composed == Some(true)).then(|| json!({"type": "NFC"})), self.json(prefix_space))
     }
 
     fn json(self, prefix_space: bool) -> Value {
@@ -185,6 +224,20 @@ impl PreTokenizer {
         let second = byte_level(self.cut == Cut::DigitsThenGpt2);
         json!({"type": "Sequence", "pretokenizers": [first, second]})
     }
+}
+
+fn unknown(name: &str) -> Error {
+    let alike = CUT_ALIKE.iter().find(|(_, names)| names.contains(&name)).map(|(known, _)| *known);
+    let message = format!("`{}` names no known rule for cutting text", name.escape_debug());
+    Error::new(ErrorKind::Unsupported, message).hint(match alike {
+        Some(known) => format!(
+            "its tokenizer.json was not at hand; llama.cpp cuts it as it cuts `{known}`: if that is right, `--pre {known}`, \
+             or use the model's Hugging Face folder"
+        ),
+        None => "name the rule of its tokenizer.json, as in `--pre llama-bpe` or `--pre qwen2`, or use the model's Hugging \
+                 Face folder"
+            .to_owned(),
+    })
 }
 
 impl Step {

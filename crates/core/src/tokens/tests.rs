@@ -62,6 +62,11 @@ fn byte_level_ids_follow_the_rule_that_pre_names() {
         "falcon",
         "deepseek-coder",
         "deepseek-v3",
+        "viking",
+        "tiny_aya",
+        "superbpe",
+        "minicpm5",
+        "kimi-k2",
     ];
     for variant in variants {
         set(&mut gguf, "tokenizer.ggml.pre", Value::Str(variant.to_owned()));
@@ -86,7 +91,8 @@ fn byte_level_ids_follow_the_rule_that_pre_names() {
 fn every_known_rule_cuts_text() {
     let names = "gpt-2 phi-2 mpt olmo smollm starcoder refact llama-bpe llama3 llama-v3 falcon3 dbrx smaug-bpe \
                  qwen2 deepseek-r1-qwen megrez tekken bloom qwen35 gpt-4o command-r falcon deepseek-llm \
-                 deepseek-coder deepseek-v3 hunyuan-dense joyai-llm glm4 chatglm-bpe minimax-m2 seed-coder poro-chat";
+                 deepseek-coder deepseek-v3 hunyuan-dense joyai-llm glm4 chatglm-bpe minimax-m2 seed-coder poro-chat \
+                 stablelm2 exaone4 viking tiny_aya superbpe minicpm5 kimi-k2";
     let mut gguf = gguf("bytes");
     for name in names.split_whitespace() {
         set(&mut gguf, "tokenizer.ggml.pre", Value::Str(name.to_owned()));
@@ -97,11 +103,51 @@ fn every_known_rule_cuts_text() {
             // Some compose accents first, so the text changes; the others preserve every byte.
             let composes = matches!(
                 name,
-                "olmo" | "mpt" | "command-r" | "qwen2" | "qwen35" | "deepseek-r1-qwen" | "megrez"
+                "olmo"
+                    | "mpt"
+                    | "command-r"
+                    | "qwen2"
+                    | "qwen35"
+                    | "deepseek-r1-qwen"
+                    | "megrez"
+                    | "stablelm2"
             );
             assert!(decoded == text || composes, "{name}: {text:?} became {decoded:?}");
         }
     }
+}
+
+#[test]
+fn a_rule_known_but_for_composition_is_doubted_where_that_matters() {
+    let cut_as = |name: &str| Tokenizer::from_gguf_cut_as(&gguf("bytes"), Some(name)).unwrap();
+    for name in ["exaone4", "viking", "tiny_aya"] {
+        let tokenizer = cut_as(name);
+        assert!(tokenizer.warning_for("caf\u{65}\u{301}\nx").unwrap().contains("NFC"), "{name}");
+        assert_eq!(tokenizer.warning_for("caf\u{e9} \u{ac00}\nx"), None, "{name}");
+    }
+    for name in ["gpt-2", "stablelm2", "superbpe", "kimi-k2"] {
+        assert_eq!(cut_as(name).warning_for("caf\u{65}\u{301}"), None, "{name}");
+    }
+    for (one, other) in [("exaone4", "gpt-2"), ("stablelm2", "qwen2")] {
+        for text in texts() {
+            assert_eq!(
+                cut_as(one).encode(&text, Bos::No).unwrap(),
+                cut_as(other).encode(&text, Bos::No).unwrap()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rule_that_is_not_known_names_the_one_that_llama_cpp_cuts_alike() {
+    let refused = |name: &str| {
+        let error = Tokenizer::from_gguf_cut_as(&gguf("bytes"), Some(name)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        format!("{error:?}")
+    };
+    assert!(refused("gigachat").contains("`--pre gpt-2`"), "{}", refused("gigachat"));
+    assert!(refused("solar-open").contains("`--pre qwen2`"));
+    assert!(!refused("made-up").contains("llama.cpp"));
 }
 
 #[test]
