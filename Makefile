@@ -48,7 +48,7 @@ unit:
 
 # Instructions of a small forward pass: a slip in speed is seen without a clock.
 count:
-	cargo build --release --package easyroutine --example forward --features hub,parquet --locked
+	cargo build --release --package easyroutine --example forward --locked
 	scripts/count.sh check
 
 # Tests that need a pretrained model are marked as ignored, and run here.

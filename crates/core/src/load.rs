@@ -168,7 +168,7 @@ impl Opened {
             options.dtype,
         )?;
         self.checkpoint.check_unchanged()?;
-        Ok(LogitLens::from_unembedding(unembedding, cpu))
+        Ok(LogitLens::of_arch(Arc::new(unembedding), cpu, &self.reading.arch))
     }
 }
 

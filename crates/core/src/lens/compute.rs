@@ -87,11 +87,7 @@ impl LogitLens {
         cache: &ActivationCache,
         options: &LensOptions,
     ) -> Result<Kept> {
-        let role = self.role(point.site()).ok_or_else(|| {
-            Error::input(format!(
-                "`{point}` is not written in the residual stream's basis, so no lens reads it"
-            ))
-        })?;
+        let role = self.role(point.site())?;
         let d_model = self.unembedding.d_model();
         let mut lengths = Vec::with_capacity(kept.row_shapes.len());
         for (row, shape) in kept.row_shapes.iter().enumerate() {

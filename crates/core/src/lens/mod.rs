@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use easyroutine_kernels::{Cpu, Rows, RowsMut};
 
+use crate::arch::Arch;
 use crate::error::Result;
 use crate::model::{Buffer, Model, Unembedding};
 pub use compute::{LensOptions, LensValue};
@@ -34,6 +35,8 @@ pub struct LogitLens {
     unembedding: Arc<Unembedding>,
     /// The first transformation of streams, in a tuned lens or a Jacobian lens.
     through: Option<Arc<Through>>,
+    /// Whether single experts write compressed vectors, which are not in the stream's basis.
+    compressed_experts: bool,
 }
 
 impl LogitLens {
@@ -43,12 +46,18 @@ impl LogitLens {
     /// If the model has no unembedding.
     pub fn from_model(model: &Model) -> Result<Self> {
         let unembedding = Arc::clone(model.unembedding()?);
-        Ok(LogitLens { cpu: model.cpu().clone(), unembedding, through: None })
+        Ok(LogitLens::of_arch(unembedding, model.cpu().clone(), model.arch()))
     }
 
-    /// A lens from a final norm and unembedding loaded alone.
+    /// A lens from a final norm and unembedding of plain numbers.
     pub fn from_unembedding(unembedding: Unembedding, cpu: Cpu) -> Self {
-        LogitLens { cpu, unembedding: Arc::new(unembedding), through: None }
+        LogitLens { cpu, unembedding: Arc::new(unembedding), through: None, compressed_experts: false }
+    }
+
+    /// The lens of an architecture's unembedding.
+    pub(crate) fn of_arch(unembedding: Arc<Unembedding>, cpu: Cpu, arch: &Arch) -> Self {
+        let compressed_experts = arch.layers.iter().any(|layer| layer.experts_latent().is_some());
+        LogitLens { cpu, unembedding, through: None, compressed_experts }
     }
 
     /// The final norm and the unembedding that it applies.

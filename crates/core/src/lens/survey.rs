@@ -190,8 +190,11 @@ fn surveyed(
     let mut final_top = Vec::new();
     // Streams and parts differ in whether the unembedding's bias is added, so each kind is read separately.
     for role in [Role::Part, Role::Stream] {
-        let of_role: Vec<Point> =
-            points.iter().copied().filter(|point| lens.role(point.site()) == Some(role)).collect();
+        let of_role: Vec<Point> = points
+            .iter()
+            .copied()
+            .filter(|point| lens.role(point.site()).is_ok_and(|found| found == role))
+            .collect();
         if of_role.is_empty() {
             continue;
         }

@@ -6,7 +6,7 @@ use easyroutine_sites::{Point, Site};
 use super::jacobian::Matrices;
 use super::tuned::{Translators, entered};
 use super::{LogitLens, Role};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Buffer;
 
 /// A transformation of streams before the final norm.
@@ -18,13 +18,22 @@ pub(super) enum Through {
 
 impl LogitLens {
     /// The role of a site for this lens: whatever is transformed is a stream.
-    pub(super) fn role(&self, site: Site) -> Option<Role> {
-        let role = Role::of(site);
-        if self.through.is_some() { role.and(Some(Role::Stream)) } else { role }
+    ///
+    /// # Errors
+    /// If its values are not in the residual stream's basis.
+    pub(super) fn role(&self, site: Site) -> Result<Role> {
+        let reads = !(self.compressed_experts && site == Site::ExpertOut);
+        let role = Role::of(site).filter(|_| reads).ok_or_else(|| {
+            let what = format!("`{}` is not written in the residual stream's basis", site.name());
+            let why = if reads { "" } else { ": this model's experts write compressed vectors" };
+            Error::input(format!("{what}{why}, so no lens reads it"))
+        })?;
+        Ok(if self.through.is_some() { Role::Stream } else { role })
     }
 
-    /// Refuses a point for which the lens has no transformation.
+    /// Refuses a point that the lens does not read, or for which it has no transformation.
     pub(super) fn check(&self, point: Point) -> Result<()> {
+        self.role(point.site())?;
         match self.through.as_deref() {
             None => Ok(()),
             Some(Through::Tuned(_)) => entered(point).map(drop),

@@ -107,9 +107,11 @@ fn every_reading_is_that_of_the_full_logits() {
         let cache = captured(&model, std::slice::from_ref(&row));
         let lens = LogitLens::from_model(&model).unwrap();
         let finals = cache.get("logits").unwrap().values();
-        let components = ["resid_out", "attn_out", "mixer_out", "head_out"];
-        let is_there =
-            |component: &&str| model.arch().points().any(|point| point.site().name() == *component);
+        let components = ["resid_out", "attn_out", "mixer_out", "head_out", "expert_out"];
+        let is_there = |component: &&str| {
+            let (arch, width) = (model.arch(), Some(model.arch().d_model));
+            arch.points().any(|point| point.site().name() == *component && arch.width(point) == width)
+        };
         for component in components.into_iter().filter(is_there) {
             for norm in [LensNorm::Own, LensNorm::Cached] {
                 if norm == LensNorm::Cached && model.arch().final_norm.is_none() {
@@ -180,6 +182,16 @@ fn a_reading_is_the_same_on_any_number_of_threads_and_whatever_else_is_read() {
     let one = SurveyOptions { positions: vec![38], layers: vec![0], ..options("resid_out", LensNorm::Own) };
     let alone = survey(&model, &batch, &one).unwrap();
     assert_eq!(alone.rows[0].readings[0], all.rows[1].readings[38]);
+}
+
+#[test]
+fn experts_that_write_compressed_vectors_are_not_surveyed() {
+    let model = tiny("nemotron_h_latent");
+    let layers = vec![-1, 1];
+    let options =
+        SurveyOptions { layers, positions: vec![0], tracked: vec![], ..options("expert_out", LensNorm::Own) };
+    let error = survey(&model, &Batch::new(&[&[5, 9]]).unwrap(), &options).unwrap_err().to_string();
+    assert!(error.contains("this model's experts write compressed vectors"), "{error}");
 }
 
 #[test]

@@ -108,8 +108,8 @@ fn label(row: &LayerRow, report: &LensReport) -> String {
     let part = row.name.strip_prefix(component).and_then(|rest| rest.strip_prefix('_'));
     match part {
         _ if row.layer < 0 => "emb".into(),
-        // A head: the layer alone would not distinguish rows.
-        Some(part) if part.starts_with('L') && part.len() <= 12 => crate::text::printable(part),
+        // A head or an expert: the layer alone would not distinguish rows.
+        Some(part) if part.contains(['L', 'E']) && part.len() <= 12 => crate::text::printable(part),
         _ => row.layer.to_string(),
     }
 }

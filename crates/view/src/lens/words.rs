@@ -49,6 +49,11 @@ pub(crate) fn layers(report: &LensReport) -> String {
         "attn_out" => "layer n = what attention of block n adds (attn_out)".to_owned(),
         "mlp_out" => "layer n = what the MLP of block n adds (mlp_out)".to_owned(),
         "head_out" => "LnHi = what head i of block n adds (head_out)".to_owned(),
+        "expert_out" => {
+            "nEi = what expert i of block n gives before its factor (expert_out), zeros for a token \
+                         that does not go through it"
+                .to_owned()
+        }
         other => format!("layer n = {} of block n", printable(other)),
     };
     let embedding = report.layers.iter().any(|row| row.layer < 0);
