@@ -318,7 +318,7 @@ fn expanded(state: &State<'_, '_>, text: &str, size: i64) -> Result<String, Erro
             '\t' => {
                 let blanks = if size == 0 { 0 } else { size - column % size };
                 pay(state, 64 + blanks)?;
-                out.extend(std::iter::repeat_n(' ', blanks));
+                out.push_str(&" ".repeat(blanks));
                 column += blanks;
             }
             c => {
