@@ -122,7 +122,7 @@ impl Worst {
     }
 }
 
-/// The outputs of attention and MLP add up to the stream, to the bit where the stream is a plain sum.
+/// What a layer adds appears in the stream, to the bit where the stream is a plain sum.
 fn additive(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
     let (mut middle, mut end, mut handed_on) = (Worst::new(), Worst::new(), Worst::new());
     let arch = model.arch();
@@ -140,8 +140,10 @@ fn additive(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
                 let mid = mid.iter().map(|x| f64::from(*x));
                 middle.compare(format!("layer {l}"), mid, at(Site::ResidMid));
             }
-            let out = added(mid, mlp_out);
-            end.compare(format!("layer {l}"), out.into_iter().map(f64::from), at(Site::ResidOut));
+            let out = added(added(mid, mlp_out), at(Site::PerLayerOut));
+            let factor = model.leaving_scale(l);
+            let out = out.into_iter().map(|x| f64::from(x * factor));
+            end.compare(format!("layer {l}"), out, at(Site::ResidOut));
         }
         if l + 1 < arch.layers.len() {
             let next = values(cache, Point::layer_of(Site::ResidIn, l + 1)).unwrap_or(&[]);
@@ -149,8 +151,8 @@ fn additive(model: &Model, cache: &ActivationCache) -> Vec<Outcome> {
         }
     }
     vec![
-        middle.outcome("resid_in + attn_out = resid_mid", 0.0),
-        end.outcome("(resid_in + attn_out) + mlp_out = resid_out", 0.0),
+        middle.outcome("resid_in + attn_out or mixer_out = resid_mid", 0.0),
+        end.outcome("resid_in + all that the layer adds = resid_out", 0.0),
         handed_on.outcome("resid_out of a layer = resid_in of the next", 0.0),
     ]
 }

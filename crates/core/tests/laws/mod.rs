@@ -7,6 +7,7 @@ mod heads;
 mod sums;
 mod wants;
 
+use easyroutine::check::check;
 use easyroutine::load::LoadOptions;
 use easyroutine::sites::{Point, Site};
 use easyroutine::{Dtype, Model, Simd};
@@ -39,6 +40,18 @@ fn for_every_variant(law: impl Fn(&str, &Model)) {
 fn for_every_model(law: impl Fn(&str, &Model)) {
     for case in cases("tiny") {
         law(&case, &crate::common::tiny(&case));
+    }
+}
+
+/// `model check` says to users what the other tests hold.
+#[test]
+fn no_model_breaks_a_law_that_users_check() {
+    for (case, options) in variants() {
+        let mut model = tiny_with(&case, &options);
+        let rows = two_rows(&model);
+        for outcome in check(&mut model, [&rows[0], &rows[1]]).unwrap() {
+            assert!(outcome.holds(), "{case} {:?} {:?}: {outcome:?}", options.dtype, options.simd);
+        }
     }
 }
 
