@@ -115,10 +115,11 @@ impl Numbers {
             Numbers::Slice(slice) => slice,
         };
         slice.of(count).map_err(|_| {
-            NameError::new(format!(
-                "`{whole}`: no such {what}; the model has {count} {what}s, 0 to {}",
-                count.saturating_sub(1)
-            ))
+            let has = match count.checked_sub(1) {
+                None => format!("no {what}s"),
+                Some(last) => format!("{count} {what}s, 0 to {last}"),
+            };
+            NameError::new(format!("`{whole}`: no such {what}; the model has {has}"))
         })
     }
 }

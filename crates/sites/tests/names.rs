@@ -100,6 +100,13 @@ fn a_layer_or_head_out_of_range_is_named() {
         let message = pattern.parse::<Selector>().unwrap().points(MODEL).unwrap_err().to_string();
         assert!(message.contains(part) && message.contains(pattern), "{message}");
     }
+    let of_neither = Extent { n_heads: 0, n_experts: 0, ..MODEL };
+    for (pattern, part) in
+        [("pattern_*", "the model has no heads"), ("expert_out_3", "the model has no experts")]
+    {
+        let message = pattern.parse::<Selector>().unwrap().points(of_neither).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
 }
 
 #[test]
