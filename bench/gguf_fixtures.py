@@ -141,6 +141,12 @@ RUNS = {
     # It has no biases there, and one epsilon for all norms.
     "falcon_mamba": {"use_bias": False, "layer_norm_epsilon": 1e-6},
     **{case: {"use_bias": False} for case in ("mamba", "mamba2")},
+    "arcee": {"mlp_bias": False, "rope_parameters": DEFAULT_ROPE},
+    "seed_oss": {"attention_out_bias": False},
+    "smollm3": {"attention_bias": False, "mlp_bias": False},
+    "granitemoehybrid": {"mamba_proj_bias": False},
+    # The converter takes this over the number of key heads for the width of the shared experts.
+    "ernie4_5_moe": {"use_bias": False, "intermediate_size": 128},
     # A file that says no cap is capped at 30; shared keys are those of the last layer but one, or of the last.
     "gemma4_text": {"final_logit_softcapping": 30.0, "num_kv_shared_layers": 2,
                     "layer_types": ["sliding_attention", "full_attention"] * 3,
