@@ -46,11 +46,13 @@ fn for_every_model(law: impl Fn(&str, &Model)) {
 /// `model check` says to users what the other tests hold.
 #[test]
 fn no_model_breaks_a_law_that_users_check() {
-    for (case, options) in variants() {
-        let mut model = tiny_with(&case, &options);
-        let rows = two_rows(&model);
-        for outcome in check(&mut model, [&rows[0], &rows[1]]).unwrap() {
-            assert!(outcome.holds(), "{case} {:?} {:?}: {outcome:?}", options.dtype, options.simd);
+    for case in cases("tiny") {
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let mut model = tiny_with(&case, &LoadOptions { dtype, ..LoadOptions::default() });
+            let rows = two_rows(&model);
+            for outcome in check(&mut model, [&rows[0], &rows[1]]).unwrap() {
+                assert!(outcome.holds(), "{case} {dtype:?}: {outcome:?}");
+            }
         }
     }
 }
