@@ -342,7 +342,7 @@ pub(crate) fn tune(
             }
         }
         told.tell(settings.steps, settings.steps)?;
-        let (params, config) = (save_tuned_lens(&tuning)?, tuned_lens_config(engine, model.name(), None));
+        let (params, config) = (save_tuned_lens(&tuning)?, tuned_lens_config(engine, model.name(), None)?);
         written(&folder.join("params.pt"), |at| std::fs::write(at, &params))?;
         written(&folder.join("config.json"), |at| std::fs::write(at, config.to_string() + "\n"))?;
         match std::fs::remove_file(&state) {

@@ -34,11 +34,22 @@ impl Lens {
         Ok(Lens { lens: LogitLens::from_model(&model.model)? })
     }
 
-    /// A model's lens behind the translators of a folder in the tuned-lens package's format.
+    /// A model's lens behind the translators of a folder in the tuned-lens package's format, and a warning if they are
+    /// another model's.
     #[staticmethod]
-    fn of_tuned_lens(py: Python<'_>, folder: PathBuf, model: &Model) -> Result<Lens, Failure> {
-        let model = Arc::clone(&model.model);
-        Ok(Lens { lens: waiting(py, move || LogitLens::from_tuned_lens(folder, &model))? })
+    fn of_tuned_lens(
+        py: Python<'_>,
+        folder: PathBuf,
+        model: &Model,
+    ) -> Result<(Lens, Option<String>), Failure> {
+        let engine = Arc::clone(&model.model);
+        let (lens, hash) = waiting(py, move || {
+            let lens = LogitLens::from_tuned_lens(folder, &engine)?;
+            let hash = lens.unembedding().tuned_lens_hash()?;
+            Ok::<_, easyroutine::Error>((lens, hash))
+        })?;
+        let warning = lens.tuned().and_then(|trained| trained.warning(model.name(), &hash));
+        Ok((Lens { lens }, warning))
     }
 
     /// A model's lens behind the mean Jacobians of a file, and a warning if that is another model's.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import shutil
 import struct
 import warnings
 import zipfile
@@ -193,6 +194,20 @@ def test_a_tuned_lens_of_another_model_or_for_another_place_is_refused(llama: Ho
         LogitLens.from_tuned_lens(tmp_path, llama)
     with pytest.raises(ValueError, match="no translator for `mlp_out_0`"):
         LogitLens.from_tuned_lens(folder, llama).compute(cache_of(llama), "mlp_out_0", norm="own")
+
+
+def test_a_tuned_lens_of_another_model_is_read_with_a_warning(llama: HookedModel, tmp_path: Path) -> None:
+    folder = ROOT / "fixtures" / "torch" / "tuned_lens"
+    other = HookedModel.from_pretrained(TINY / "llama3")
+    with pytest.warns(UserWarning, match="trained on tiny/llama, and this model is llama3"):
+        LogitLens.from_tuned_lens(folder, other)
+    shutil.copy(folder / "params.pt", tmp_path)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["unembed_hash"] = "d6c5cfc6a94c476eba7fe388c2811e0636ba32d91c5448a1d7b25850faea5bd6"
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    LogitLens.from_tuned_lens(tmp_path, llama)
+    with pytest.warns(UserWarning, match="with another unembedding"):
+        LogitLens.from_tuned_lens(tmp_path, other)
 
 
 @pytest.mark.torch

@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use common::{fails, json, succeeds, tiny};
+use common::{easyroutine, fails, json, succeeds, tiny};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -108,4 +108,37 @@ fn a_lens_that_does_not_fit_says_what_does_not() {
         let message = refused(2, &fixture(), &["--component", component]);
         assert!(message.contains("no translator for") && message.contains("hint: it reads"), "{message}");
     }
+}
+
+#[test]
+fn a_lens_of_another_model_is_read_with_a_warning() {
+    let told = |model: &str, folder: &str| {
+        let args = ["lens", PROMPT, "-m", model, "--tuned", folder, "--format", "json"];
+        String::from_utf8(easyroutine(&args).assert().success().get_output().stderr.clone()).unwrap()
+    };
+    // The fixture has no hash, but names the model.
+    assert_eq!(told(&tiny("llama"), &fixture()), "");
+    let other = told(&tiny("llama3"), &fixture());
+    assert!(
+        other.contains("warning: tuned_lens was trained on tiny/llama, and this model is llama3"),
+        "{other}"
+    );
+    let own = "d6c5cfc6a94c476eba7fe388c2811e0636ba32d91c5448a1d7b25850faea5bd6";
+    let hashed = with_config("unembed_hash", own.into());
+    let hashed = hashed.path().to_str().unwrap();
+    assert_eq!(told(&tiny("llama"), hashed), "");
+    let other = told(&tiny("llama3"), hashed);
+    assert!(other.contains("warning: ") && other.contains("with another unembedding"), "{other}");
+}
+
+#[test]
+fn a_lens_that_is_trained_here_has_the_hash_that_the_tuned_lens_package_computes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("p.txt"), "the cat sat\na dog ran\n").unwrap();
+    let (model, lens) = (tiny("gpt2"), path("lens"));
+    succeeds(&["tune", "--file", &path("p.txt"), "-m", &model, "--steps", "1", "--rows", "2", "-o", &lens]);
+    let config: Value = serde_json::from_slice(&std::fs::read(lens + "/config.json").unwrap()).unwrap();
+    let hash = "7655da0d5f74eedb6d6dd83fc00129275b4a959543eee8b984c08e9c6c45734f";
+    assert_eq!(config["unembed_hash"], hash);
 }

@@ -15,7 +15,7 @@ use crate::args::{Args, Lens, MetricArg, NormArg};
 use crate::failure::{Failure, one_line};
 use crate::output::{self, DRAWN};
 use crate::progress::Layers;
-use crate::session::{self, Prompt, token_text};
+use crate::session::{self, Prompt, Session, token_text};
 use crate::{changes, hosted, layers};
 use easyroutine_app::reports;
 
@@ -29,9 +29,7 @@ pub(crate) fn run(args: &Args, lens: &Lens) -> Result<(), Failure> {
     let arch = session.model.arch();
     let prompt = lens.prompt.read(&tokenizer, arch.context)?;
     let through = through(lens, &session.model)?;
-    if let Some(fitted) = through.jacobian().filter(|fitted| fitted.model_digest.is_some())
-        && let Some(warning) = fitted.warning(session.identity.digest()?)
-    {
+    if let Some(warning) = warning(&through, &session)? {
         output::note("warning", &one_line(&warning));
     }
     let tracked = lens.track.as_deref().map(|text| tracked(text, &tokenizer, arch.vocabulary)).transpose()?;
@@ -130,6 +128,17 @@ fn through(lens: &Lens, model: &Model) -> Result<LogitLens, Failure> {
         };
         failure.at("--tuned")
     })
+}
+
+/// A warning if a tuned or a Jacobian lens is another model's.
+fn warning(lens: &LogitLens, session: &Session) -> Result<Option<String>, Failure> {
+    if let Some(trained) = lens.tuned() {
+        return Ok(trained.warning(&session.files.name, &lens.unembedding().tuned_lens_hash()?));
+    }
+    match lens.jacobian().filter(|fitted| fitted.model_digest.is_some()) {
+        Some(fitted) => Ok(fitted.warning(session.identity.digest()?)),
+        None => Ok(None),
+    }
 }
 
 pub(super) fn specifiers(given: &[String]) -> Result<Vec<Specifier>, Failure> {

@@ -104,7 +104,7 @@ pub(crate) fn run(args: &Args, tune: &Tune) -> Result<(), Failure> {
         }
     }
     bar.finish();
-    save(folder, &tuning, &tuned_lens_config(model, &session.files.name, session.files.commit.as_deref()))?;
+    save(folder, &tuning, &tuned_lens_config(model, &session.files.name, session.files.commit.as_deref())?)?;
     if let Err(e) = std::fs::remove_file(&state)
         && e.kind() != std::io::ErrorKind::NotFound
     {

@@ -33,6 +33,34 @@ pub struct TunedLens {
     pub base_model: Option<String>,
     /// The revision of that model.
     pub base_revision: Option<String>,
+    /// The [hash](crate::Unembedding::tuned_lens_hash) of that model's unembedding.
+    pub unembed_hash: Option<String>,
+}
+
+impl TunedLens {
+    /// A warning if it was trained on another model than this one, by the unembedding's
+    /// [hash](crate::Unembedding::tuned_lens_hash) or, in a lens without one, by name: where sizes agree, nothing else
+    /// tells. A model without a name has an empty one.
+    pub fn warning(&self, model: &str, unembed_hash: &str) -> Option<String> {
+        let (name, base) = (&self.name, self.base_model.as_deref().filter(|base| !base.is_empty()));
+        if let Some(hash) = &self.unembed_hash {
+            let of = base.map(|base| format!("; it names {base}")).unwrap_or_default();
+            return (hash != unembed_hash).then(|| {
+                format!(
+                    "{name} was trained with another unembedding: of another model, or of other weights of this one{of}"
+                )
+            });
+        }
+        match base {
+            _ if model.is_empty() => None,
+            Some(base) if is_name_of(model, base) => None,
+            Some(base) => Some(format!(
+                "{name} was trained on {base}, and this model is {model}: only the names tell, as its config.json has no \
+                 `unembed_hash`"
+            )),
+            None => Some(format!("{name} does not say which model it was trained on")),
+        }
+    }
 }
 
 impl LogitLens {
@@ -52,6 +80,7 @@ impl LogitLens {
             name: name(folder),
             base_model: text("base_model_name_or_path"),
             base_revision: text("base_model_revision"),
+            unembed_hash: text("unembed_hash").filter(|hash| !hash.is_empty()),
         };
         let file = folder.join("params.pt");
         let map = MappedFile::open(&file)?;
@@ -71,6 +100,22 @@ impl LogitLens {
             _ => None,
         }
     }
+}
+
+/// What the names of encodings begin with, before a digit.
+const ENCODINGS: [&str; 7] = ["q", "iq", "tq", "f", "fp", "bf", "mxfp"];
+
+/// Whether two names agree in their last part, whatever the case. A GGUF file's may end in its encoding: `-Q4_K_M`.
+fn is_name_of(model: &str, base: &str) -> bool {
+    let last = |name: &str| {
+        let parts = name.split(['/', '\\']).rfind(|part| !part.is_empty());
+        parts.unwrap_or_default().to_lowercase()
+    };
+    let (model, base) = (last(model), last(base));
+    let Some(rest) = model.strip_prefix(&base) else { return false };
+    let encoding =
+        rest.strip_prefix(['.', '-', '_']).and_then(|rest| rest.split(|c: char| c.is_ascii_digit()).next());
+    rest.is_empty() || encoding.is_some_and(|kind| ENCODINGS.contains(&kind))
 }
 
 /// The layer whose translator reads a point; the number of layers for the last stream.

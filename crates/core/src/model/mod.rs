@@ -28,6 +28,7 @@ mod states;
 #[cfg(test)]
 mod tests;
 mod unembed;
+mod unembed_hash;
 mod waiting;
 mod weights;
 mod xielu;

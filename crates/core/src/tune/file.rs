@@ -13,16 +13,19 @@ use crate::model::Model;
 use crate::summed::{Summed, check_origin};
 
 /// `config.json` of a tuned lens (tuned-lens, `nn/lenses.py`: `TunedLensConfig`).
-pub fn tuned_lens_config(model: &Model, base_model: &str, revision: Option<&str>) -> Value {
-    json!({
+///
+/// # Errors
+/// If the model has no unembedding, or one of its files was written to before all its weights were packed.
+pub fn tuned_lens_config(model: &Model, base_model: &str, revision: Option<&str>) -> Result<Value> {
+    Ok(json!({
         "base_model_name_or_path": base_model,
         "d_model": model.arch().d_model,
         "num_hidden_layers": model.arch().layers.len(),
         "bias": true,
         "base_model_revision": revision,
-        "unembed_hash": null,
+        "unembed_hash": model.unembedding()?.tuned_lens_hash()?,
         "lens_type": "linear_tuned_lens",
-    })
+    }))
 }
 
 /// `params.pt` of a tuned lens: `{"0.weight": [D, D], "0.bias": [D], …}`, as torch.save writes it.

@@ -105,10 +105,12 @@ fn a_saved_lens_is_one_of_the_tuned_lens_package() {
     assert!(before.iter().zip(&after).all(|(before, after)| after < before), "{before:?} {after:?}");
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("params.pt"), save_tuned_lens(&tuning).unwrap()).unwrap();
-    let config = tuned_lens_config(&model, "tiny/gpt2", Some("main"));
+    let config = tuned_lens_config(&model, "tiny/gpt2", Some("main")).unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let lens = LogitLens::from_tuned_lens(folder.path(), &model).unwrap();
-    assert_eq!(lens.tuned().unwrap().base_model.as_deref(), Some("tiny/gpt2"));
+    let trained = lens.tuned().unwrap();
+    assert_eq!(trained.base_model.as_deref(), Some("tiny/gpt2"));
+    assert_eq!(trained.warning("another name", &lens.unembedding().tuned_lens_hash().unwrap()), None);
     let own = LensOptions { norm: LensNorm::Own, ..LensOptions::default() };
     let cache = extract(&model, &ids[..1], "resid_in_1,logits", "all");
     let found = lens.compute(&cache, "resid_in_1", &own).unwrap();

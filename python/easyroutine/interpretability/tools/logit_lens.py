@@ -70,9 +70,13 @@ class LogitLens(Replaced):
         """A lens that first translates streams, ``h + W h + b``, as the tuned-lens package trained it for this model.
 
         ``tuned_lens_path`` is the folder that the package saved, with ``params.pt`` and ``config.json``; the pickle is
-        read, never run. The lens takes ``resid_in_{l}``, and ``resid_out_{l}``, which is the next layer's input.
+        read, never run. The lens takes ``resid_in_{l}``, and ``resid_out_{l}``, which is the next layer's input. A lens
+        that was trained with another unembedding, by the hash in its config, brings a warning; so does one without a
+        hash, if the model that it names has another name.
         """
-        engine = Lens.of_tuned_lens(fspath(tuned_lens_path), model._engine)
+        engine, warning = Lens.of_tuned_lens(fspath(tuned_lens_path), model._engine)
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
         return cls._of_model(engine, model, (cls.from_tuned_lens, (tuned_lens_path, model)))
 
     @classmethod
