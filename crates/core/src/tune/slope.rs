@@ -138,7 +138,7 @@ impl<'a> Slope<'a> {
         let matrix = &self.unembedding.matrix;
         let mut of_entering = vec![0.0; n * matrix.inputs()];
         let g = Rows::dense(&of_logits, n, matrix.outputs());
-        matrix.back(self.cpu, g, Finish::Store, RowsMut::dense(&mut of_entering, n, matrix.inputs()));
+        matrix.back_in_parts(self.cpu, g, RowsMut::dense(&mut of_entering, n, matrix.inputs()));
         let of_normed = match &self.unembedding.project {
             None => of_entering,
             Some(project) => {

@@ -7,6 +7,9 @@ use easyroutine_kernels::{
     Activation, Cpu, Finish, Left, Out, PackedMatrix, Rows, RowsMut, Terms, give_back, large_values,
 };
 
+/// Outputs over which a gradient is one sum, where they are as many as a vocabulary has.
+const SUMMED_TOGETHER: usize = 2048;
+
 /// A packed linear map: `x W^T + b`, or with an adapter's low-rank update `x W^T + b + (x A^T) B^T`.
 ///
 /// The update is a separate product, as in peft: W keeps its stored values, and in bf16 the update is not lost in the
@@ -167,6 +170,21 @@ impl Projection {
         self.transposed(cpu).back(cpu, g, finish, out);
     }
 
+    /// As [`Projection::back`], stored, where outputs are very many: one sum for each [`SUMMED_TOGETHER`] of them, then the sum of
+    /// those.
+    ///
+    /// # Shapes
+    /// As [`Projection::back`].
+    pub(crate) fn back_in_parts(&self, cpu: &Cpu, g: Rows<'_>, mut out: RowsMut<'_>) {
+        for (outputs, matrix) in self.matrix.transposed_parts(cpu, SUMMED_TOGETHER) {
+            let finish = if outputs.start == 0 { Finish::Store } else { Finish::Add };
+            cpu.matmul_then(g.columns(outputs), &matrix, Terms::default(), finish, out.reborrow());
+        }
+        if let Some(Update { down, up }) = self.update.as_deref() {
+            back_of_update(cpu, [up, down].map(|matrix| matrix.transposed(cpu)).each_ref(), g, out);
+        }
+    }
+
     /// The matrices for [`Transposed::back`], laid out once for all its calls.
     pub(crate) fn transposed(&self, cpu: &Cpu) -> Transposed {
         let down = self.update.as_ref().map(|update| &update.down);
@@ -244,14 +262,19 @@ impl Transposed {
     /// `g`: tokens by outputs; `out`: tokens by inputs.
     pub(crate) fn back(&self, cpu: &Cpu, g: Rows<'_>, finish: Finish, mut out: RowsMut<'_>) {
         cpu.matmul_then(g, &self.matrix, Terms::default(), finish, out.reborrow());
-        if let Some([up, down]) = &self.update {
-            let rank = up.outputs();
-            let mut reduced = large_values(g.n_rows() * rank);
-            cpu.matmul(g, up, None, RowsMut::dense(&mut reduced, g.n_rows(), rank));
-            cpu.matmul_add(Rows::dense(&reduced, g.n_rows(), rank), down, None, out);
-            give_back(reduced);
+        if let Some(update) = &self.update {
+            back_of_update(cpu, update.each_ref(), g, out);
         }
     }
+}
+
+/// Adds an update's share of a gradient.
+fn back_of_update(cpu: &Cpu, [up, down]: [&PackedMatrix; 2], g: Rows<'_>, out: RowsMut<'_>) {
+    let rank = up.outputs();
+    let mut reduced = large_values(g.n_rows() * rank);
+    cpu.matmul(g, up, None, RowsMut::dense(&mut reduced, g.n_rows(), rank));
+    cpu.matmul_add(Rows::dense(&reduced, g.n_rows(), rank), down, None, out);
+    give_back(reduced);
 }
 
 /// Divides a matrix into parts of `width` inputs.

@@ -309,7 +309,7 @@ impl Walk<'_> {
                 }
             }
         } else {
-            matrix.back(&model.cpu, g, Finish::Store, out.rows_mut());
+            matrix.back_in_parts(&model.cpu, g, out.rows_mut());
         }
         self.add(from, out);
     }
