@@ -227,7 +227,9 @@ impl AttributionSums {
         let Some(file) = &self.file else { return Ok(()) };
         py.detach(|| {
             let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-            crate::edges::written(file, |at| sums.write(&self.told, &mut BufWriter::new(File::create(at)?)))
+            easyroutine_app::files::replace(file, |at| {
+                sums.write(&self.told, &mut BufWriter::new(File::create(at)?))
+            })
         })?;
         Ok(())
     }

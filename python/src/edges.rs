@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use easyroutine::attribution::edges::{
-    Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, Faithfulness, Graph, ends, sizes,
+    Circuit, CircuitRunner, EdgeMethod, EdgeScorer, Faithfulness, ends, sizes,
 };
-use easyroutine::gradients::Rule;
 use easyroutine::jacobian::{FitOptions, JacobianFit, Part};
 use easyroutine::tune::{Optimiser, Tuning, save_tuned_lens, shuffled, tuned_lens_config, tuning_settings};
 use easyroutine::{Error, ErrorKind, Stop};
+use easyroutine_app::edges::EdgeScores;
+use easyroutine_app::files::replace;
 use easyroutine_app::{record, reports};
 use easyroutine_view::circuit::{CircuitEdge, CircuitReport};
 use easyroutine_view::drawing::{CircuitDrawing, Screen};
@@ -76,24 +77,25 @@ pub(crate) fn edges(
         let stop = Stop::When(&|| signals.is_stopped());
         let scorer = EdgeScorer::new(engine, method, rule)?;
         let graph = scorer.graph().clone();
-        let scores = kept_scores(model, &graph, settings, (method, rule, name), |sums, keep| {
-            for row in 0..n {
-                told.tell(row, 2 * n)?;
-                let (clean, corrupt) = (&clean[row].0, &corrupt[row].0);
-                if !sums.has([clean, corrupt], of(row))? {
-                    sums.add([clean, corrupt], of(row), &scorer.score(clean, corrupt, of(row), stop)?);
-                    keep(sums)?;
-                }
+        let kept = match &settings.state {
+            Some(file) => {
+                let digest = model.identity.digest()?;
+                Some((file.as_path(), record::edge_scores(Some(digest), method, rule, name)))
             }
-            Ok(())
-        })?;
+            None => None,
+        };
+        let mut sums = EdgeScores::open(scorer, kept)?;
+        let read = (0..n).try_for_each(|row| {
+            told.tell(row, 2 * n)?;
+            sums.add([&clean[row].0, &corrupt[row].0], of(row), stop)
+        });
+        let scores = sums.finish(read)?;
         let mut circuits = vec![Circuit::top(&graph, &scores, settings.top)?];
         if settings.curve {
             for size in sizes(&graph) {
                 circuits.push(Circuit::top(&graph, &scores, size)?);
             }
         }
-        drop(scorer);
         let runner = CircuitRunner::new(engine)?;
         let (mut values, mut whole) = (vec![0.0; circuits.len()], [0.0; 2]);
         for row in 0..n {
@@ -145,42 +147,6 @@ pub(crate) fn edges(
         Ok(json)
     });
     found.map(|json| json.to_string()).map_err(|error| told.failure(&signals, error))
-}
-
-/// Mean scores of the sums that `fill` adds up, kept in the state's file if there is one: whenever a minute has passed
-/// since the last time, and at the end, even if it is an error.
-fn kept_scores(
-    model: &Model,
-    graph: &Graph,
-    settings: &EdgeSettings,
-    (method, rule, metric): (EdgeMethod, Rule, &str),
-    fill: impl FnOnce(
-        &mut EdgeSums,
-        &mut dyn FnMut(&EdgeSums) -> easyroutine::Result<()>,
-    ) -> easyroutine::Result<()>,
-) -> easyroutine::Result<Vec<f64>> {
-    let mut sums = EdgeSums::new(graph);
-    let Some(file) = &settings.state else {
-        return fill(&mut sums, &mut |_| Ok(())).map(|()| sums.mean());
-    };
-    let origin = record::edge_scores(Some(model.identity.digest()?), method, rule, metric);
-    if file.exists() {
-        sums = EdgeSums::read(graph, file, &origin)?;
-    }
-    let write =
-        |sums: &EdgeSums| written(file, |at| sums.write(&origin, &mut BufWriter::new(File::create(at)?)));
-    let mut last = Instant::now();
-    let filled = fill(&mut sums, &mut |sums| {
-        if last.elapsed() >= PAUSE {
-            write(sums)?;
-            last = Instant::now();
-        }
-        Ok(())
-    });
-    write(&sums)?;
-    filled?;
-    sums.summed.finish().map_err(|e| e.at(file.display()))?;
-    Ok(sums.mean())
 }
 
 /// Draws a circuit, given as that JSON, in one format: `html`, `svg`, `png`, `csv`, `markdown` or `terminal`.
@@ -235,7 +201,7 @@ pub(crate) fn fit_jacobian(
     let found = py.detach(|| -> easyroutine::Result<String> {
         let options = FitOptions { skip_first, ..FitOptions::default() };
         let (arch, digest) = (engine.arch(), model.identity.digest()?);
-        let write = |fit: &JacobianFit| written(path, |at| fit.write(&mut BufWriter::new(File::create(at)?)));
+        let write = |fit: &JacobianFit| replace(path, |at| fit.write(&mut BufWriter::new(File::create(at)?)));
         let mut fit = match resume && path.exists() {
             true => JacobianFit::resume(path, arch, options, digest, Part::WHOLE)?,
             false => JacobianFit::new(arch, options, digest, Part::WHOLE)?,
@@ -261,7 +227,7 @@ pub(crate) fn fit_jacobian(
         match is_torch {
             true => {
                 let bytes = fit.sums().to_torch()?;
-                written(path, |at| std::fs::write(at, bytes))?;
+                replace(path, |at| std::fs::write(at, bytes))?;
             }
             false => write(&fit)?,
         }
@@ -316,7 +282,7 @@ pub(crate) fn tune(
             |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", folder.display())).because(e);
         std::fs::create_dir_all(folder).map_err(at)?;
         let keep = |tuning: &Tuning| {
-            written(&state, |at| tuning.write_state(&origin, &mut BufWriter::new(File::create(at)?)))
+            replace(&state, |at| tuning.write_state(&origin, &mut BufWriter::new(File::create(at)?)))
         };
         let (mut losses, mut kept) = (Vec::with_capacity(settings.steps), Instant::now());
         while tuning.done < settings.steps {
@@ -343,24 +309,12 @@ pub(crate) fn tune(
         }
         told.tell(settings.steps, settings.steps)?;
         let (params, config) = (save_tuned_lens(&tuning)?, tuned_lens_config(engine, model.name(), None)?);
-        written(&folder.join("params.pt"), |at| std::fs::write(at, &params))?;
-        written(&folder.join("config.json"), |at| std::fs::write(at, config.to_string() + "\n"))?;
+        replace(&folder.join("params.pt"), |at| std::fs::write(at, &params))?;
+        replace(&folder.join("config.json"), |at| std::fs::write(at, config.to_string() + "\n"))?;
         match std::fs::remove_file(&state) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(at(e)),
             _ => Ok(losses),
         }
     });
     found.map_err(|error| told.failure(&signals, error))
-}
-
-/// Writes a file beside its final place and renames it, so that it is complete or absent.
-pub(crate) fn written(
-    path: &Path,
-    fill: impl FnOnce(&PathBuf) -> std::io::Result<()>,
-) -> easyroutine::Result<()> {
-    let at = |e: std::io::Error| Error::new(ErrorKind::Io, format!("{}: {e}", path.display())).because(e);
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    fill(&partial).and_then(|()| std::fs::rename(&partial, path)).map_err(at)
 }

@@ -13,7 +13,6 @@ mod layers;
 mod memory;
 mod output;
 mod parse;
-mod partial;
 mod progress;
 mod reading;
 mod session;

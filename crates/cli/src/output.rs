@@ -16,7 +16,6 @@ pub(crate) use easyroutine_view::table::Cell;
 use crate::args::{Args, Colour, Format};
 use crate::failure::{Failure, one_line};
 use crate::hosted::{self, Event};
-use crate::partial;
 
 /// One destination of a result, with its format.
 #[derive(Debug, Clone)]
@@ -213,43 +212,12 @@ fn write_file(file: &Path, content: &[u8]) -> Result<(), Failure> {
     replace(file, |at| std::fs::write(at, content))
 }
 
-/// Creates a file with `fill`, as a sibling that is then renamed, so that the file is complete or absent. A link stays
-/// a link, and its target is replaced; a device or a pipe is written directly. A replaced file keeps its permissions.
+/// Creates or replaces a file, so that it is complete or absent.
 ///
 /// # Errors
 /// The error of `fill` or of the system.
 pub(crate) fn replace(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Failure> {
-    fill_and_rename(file, fill).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))
-}
-
-fn fill_and_rename(file: &Path, fill: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let old = file.metadata().ok();
-    // Under its own name: if `/dev/stdout` is a pipe, its target is not a path.
-    if old.as_ref().is_some_and(|old| !old.is_file()) {
-        return fill(file);
-    }
-    let target = linked(file);
-    if old.as_ref().is_some_and(|old| old.permissions().readonly()) {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is there and read-only"));
-    }
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let partial = partial::new(folder)?;
-    fill(partial.path())?;
-    if let Some(old) = old {
-        std::fs::set_permissions(partial.path(), old.permissions())?;
-    }
-    partial.persist(&target).map(drop).map_err(|e| e.error)
-}
-
-/// The target of a path, even if nothing exists there yet.
-fn linked(file: &Path) -> PathBuf {
-    const LONGEST: usize = 40;
-    let mut target = file.to_owned();
-    for _ in 0..LONGEST {
-        let Ok(next) = target.read_link() else { break };
-        target = target.parent().unwrap_or(Path::new("")).join(next);
-    }
-    target
+    Ok(easyroutine_app::files::replace(file, fill)?)
 }
 
 /// The format in `EASYROUTINE_FORMAT`, if it is set.

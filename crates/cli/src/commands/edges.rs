@@ -1,18 +1,16 @@
 //! `edges`: scores of edges, and the faithfulness of the circuit of the largest.
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use easyroutine::Error;
 use easyroutine::attribution::edges::{
-    Circuit, CircuitRunner, EdgeMethod, EdgeScorer, EdgeSums, Faithfulness, Graph, ends, sizes,
+    Circuit, CircuitRunner, EdgeMethod, EdgeScorer, Faithfulness, Graph, ends, sizes,
 };
 use easyroutine::patching::Metric;
 use easyroutine::prompts;
 use easyroutine::tokens::Tokenizer;
+use easyroutine_app::edges::EdgeScores;
 use easyroutine_app::record;
 use easyroutine_app::reports::{self, CircuitWords};
 use easyroutine_view::drawing::CircuitDrawing;
@@ -25,9 +23,6 @@ use crate::hosted;
 use crate::output::{self, DRAWN, Destination};
 use crate::progress::Counted;
 use crate::session::{self, Session, token_text};
-
-/// Minimum time between writes of the sums.
-const PAUSE: Duration = Duration::from_secs(5);
 
 struct Opened<'a> {
     edges: &'a Edges,
@@ -47,7 +42,7 @@ pub(crate) fn run(args: &Args, edges: &Edges) -> Result<(), Failure> {
     let (circuit, scores) = match &edges.circuit {
         Some(file) => read_circuit(&graph, file)?,
         None => {
-            let scores = opened.scores(&graph)?;
+            let scores = opened.scores()?;
             (Circuit::top(&graph, &scores, edges.top)?, scores)
         }
     };
@@ -148,52 +143,27 @@ impl Opened<'_> {
     }
 
     /// Mean scores over all pairs.
-    fn scores(&self, graph: &Graph) -> Result<Vec<f64>, Failure> {
+    fn scores(&self) -> Result<Vec<f64>, Failure> {
         let scorer = EdgeScorer::new(&self.session.model, self.method(), self.edges.rule.rule())?;
-        let origin = self.origin()?;
-        let mut sums = match &self.edges.state {
-            Some(file) if file.exists() => {
-                let sums = EdgeSums::read(graph, file, &origin)?;
-                output::note(
-                    "note",
-                    &format!("continues after {} pairs of {}", sums.summed.n(), file.display()),
-                );
-                sums
-            }
-            Some(file) => output::folder_exists(file).map(|()| EdgeSums::new(graph))?,
-            None => EdgeSums::new(graph),
-        };
-        let all = self.n_pairs;
-        let bar = Counted::new("pairs");
-        let keep = |sums: &EdgeSums| match &self.edges.state {
-            Some(file) => {
-                output::replace(file, |at| sums.write(&origin, &mut BufWriter::new(File::create(at)?)))
-            }
-            None => Ok(()),
-        };
-        let (mut number, mut kept) = (0, Instant::now());
-        let scored = self.each_pair(|pair| {
+        let mut kept = None;
+        if let Some(file) = &self.edges.state {
+            output::folder_exists(file)?;
+            kept = Some((file.as_path(), self.origin()?));
+        }
+        let mut scores = EdgeScores::open(scorer, kept)?;
+        if let (Some(file), n) = (&self.edges.state, scores.n())
+            && n > 0
+        {
+            output::note("note", &format!("continues after {n} pairs of {}", file.display()));
+        }
+        let (mut number, bar) = (0, Counted::new("pairs"));
+        let read = self.each_pair(|pair| {
+            scores.add([&pair.clean, &pair.corrupted], pair.metric, hosted::stop())?;
             number += 1;
-            if sums.has([&pair.clean, &pair.corrupted], pair.metric)? {
-                return Ok(());
-            }
-            let found = scorer.score(&pair.clean, &pair.corrupted, pair.metric, hosted::stop())?;
-            sums.add([&pair.clean, &pair.corrupted], pair.metric, &found);
-            bar.tell(number, all)?;
-            if kept.elapsed() >= PAUSE {
-                keep(&sums)?;
-                kept = Instant::now();
-            }
-            Ok(())
+            Ok(bar.tell(number, self.n_pairs)?)
         });
         bar.finish();
-        // Keep the work done before a bad pair.
-        keep(&sums)?;
-        scored?;
-        if let Some(file) = &self.edges.state {
-            sums.summed.finish().map_err(|e| e.at(file.display()))?;
-        }
-        Ok(sums.mean())
+        scores.finish(read)
     }
 
     /// Runs the circuit, and those of the curve, on every pair.
