@@ -52,7 +52,10 @@ pub(crate) const MODULES: &[(&str, &[&str])] = &[
     ("summed", &["error"]),
     ("jacobian", &["arch", "batch", "error", "model", "stop", "summed"]),
     ("tune", &["batch", "cache", "error", "model", "positions", "request", "stop", "summed"]),
-    ("lens", &["batch", "cache", "error", "jacobian", "model", "positions", "stop", "tap", "weights"]),
+    (
+        "lens",
+        &["arch", "batch", "cache", "error", "jacobian", "model", "positions", "stop", "tap", "weights"],
+    ),
 ];
 
 /// What code uses of a module: the first words after `super::` and after the module's path, with braces expanded.
