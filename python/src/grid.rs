@@ -21,6 +21,8 @@ pub(crate) struct GridInput {
     layers: Vec<usize>,
     /// The feature of each row; empty where rows are layers.
     features: Vec<u32>,
+    /// Tokens that go through each expert; empty where rows are not swept along experts.
+    routed: Vec<Vec<usize>>,
     activations: Vec<Vec<String>>,
     values: Vec<Vec<f64>>,
     unchanged: f64,
@@ -39,19 +41,32 @@ impl GridInput {
         let fits = |rows: &[usize]| rows.len() == n_rows && rows.iter().all(|n| *n == n_columns);
         let names: Vec<usize> = self.activations.iter().map(Vec::len).collect();
         let values: Vec<usize> = self.values.iter().map(Vec::len).collect();
-        if !fits(&names) || !fits(&values) || n_rows * n_columns == 0 {
+        let routed: Vec<usize> = self.routed.iter().map(Vec::len).collect();
+        let is_routed = routed.is_empty() || fits(&routed);
+        if !fits(&names) || !fits(&values) || !is_routed || n_rows * n_columns == 0 {
             return Err(Failure::input(format!(
                 "a grid of {n_rows} layers by {n_columns} columns has as many values"
             )));
         }
         let (unchanged, is_features) = (self.unchanged, !self.features.is_empty());
-        let cell = |(value, activation)| GridCell { activation, value, effect: value - unchanged };
+        let cell = |((value, activation), routed): ((f64, String), Option<usize>)| GridCell {
+            activation,
+            value,
+            effect: value - unchanged,
+            routed,
+        };
+        let mut routed = self.routed.into_iter();
         let row = |((layer, values), names): ((usize, Vec<f64>), Vec<String>)| GridRow {
             label: match (is_features, names.first()) {
                 (true, Some(feature)) => feature.clone(),
                 _ => format!("layer {layer}"),
             },
-            cells: values.into_iter().zip(names).map(cell).collect(),
+            cells: values
+                .into_iter()
+                .zip(names)
+                .zip(routed.next().into_iter().flatten().map(Some).chain(std::iter::repeat(None)))
+                .map(cell)
+                .collect(),
         };
         let columns = self.columns.into_iter().map(|(label, token)| GridColumn { label, token });
         Ok(GridReport {

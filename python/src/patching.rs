@@ -73,8 +73,10 @@ pub(crate) fn compute<'py>(
 #[pyo3(from_item_all)]
 pub(crate) struct SweepInput {
     layers: Vec<usize>,
-    /// `positions`, `heads` or `sites`; of features `positions` or `features`.
+    /// `positions`, `heads`, `sites` or `experts`; of features `positions` or `features`.
     along: String,
+    /// Numbers of experts; all by default.
+    experts: Option<Vec<usize>>,
     sites: Vec<String>,
     positions: Vec<usize>,
     /// `zero`, `mean`, `resample` or `patch`.
@@ -118,7 +120,10 @@ pub(crate) fn sweep(
         return sweep_of_features(py, model, row, written, progress);
     }
     let sweep = read(written, row)?;
-    let how = reports::how_changed(&sweep.by);
+    let how = match sweep.along {
+        Along::Experts { .. } => reports::how_experts_changed(&sweep.by),
+        _ => reports::how_changed(&sweep.by),
+    };
     let title = if matches!(sweep.by, By::Patch(_)) { "Activation patching" } else { "Ablation" };
     let mut told = Told::new(progress);
     let signals = Signals::new();
@@ -252,12 +257,14 @@ fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
         ("positions", [site]) => Along::Positions { site: *site, positions },
         ("heads", [site]) => Along::Heads { site: *site, positions },
         ("sites", [_, ..]) => Along::Sites { sites: std::mem::take(&mut sites), positions },
+        ("experts", [Site::ExpertOut]) => Along::Experts { experts: written.experts.clone(), positions },
         (other, _) => {
             return Err(Failure::input(match other {
                 "positions" | "heads" => {
                     format!("along={other:?} changes one site, not {}; along=\"sites\" several", n_sites)
                 }
-                _ => format!("along is positions, heads or sites, not {other}"),
+                "experts" => "along=\"experts\" changes expert_out; leave site out".to_owned(),
+                _ => format!("along is positions, heads, sites or experts, not {other}"),
             }));
         }
     };
@@ -267,10 +274,12 @@ fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
 
 /// What replaces a value, and what is measured.
 fn by_and_metric(written: SweepInput, row: &[u32]) -> Result<(By, Metric), Failure> {
-    let SweepInput { by, mean_over, mut others, metric, answer, against, .. } = written;
+    let SweepInput { along, by, mean_over, mut others, metric, answer, against, .. } = written;
     let by = match (by.as_str(), others.len()) {
         ("zero", 0) => By::Zero,
         ("mean", 1..) => match mean_over.as_deref() {
+            // At one position, few rows go through an expert.
+            None if along == "experts" => By::Mean(others),
             None => By::mean_of(others, row),
             Some("rows") => By::MeanOfRows(others),
             Some("tokens") => By::Mean(others),

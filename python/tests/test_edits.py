@@ -335,7 +335,10 @@ def test_a_sweep_takes_the_words_of_the_command_line_and_says_which_there_are(ll
         ({"by": "mean"}, 'by="mean" takes the mean over base'),
         ({"base": IDS}, 'by="zero" reads no base'),
         ({"along": "heads", "site": ["z", "head_out"]}, 'along="heads" changes one site, not 2'),
-        ({"along": "sideways"}, "along is positions, heads or sites, not sideways"),
+        ({"along": "experts"}, "this model has no experts"),
+        ({"along": "experts", "site": "mlp_out"}, 'along="experts" changes expert_out'),
+        ({"along": "heads", "experts": [1]}, "along='heads' does not read experts"),
+        ({"along": "sideways"}, "along is positions, heads, sites or experts, not sideways"),
     ):
         with pytest.raises(ValueError, match=says):
             llama.sweep(IDS, **wrong)

@@ -95,6 +95,28 @@ def test_a_grid_is_drawn_as_the_command_draws_it(llama: HookedModel, options: An
     assert grid.to_csv() == command(*words, "csv") and grid.to_markdown() == command(*words, "md")
 
 
+def test_a_grid_of_experts_is_drawn_as_the_command_draws_it() -> None:
+    model = HookedModel.from_pretrained(TINY / "qwen2_moe")
+    options: Any = {"along": "experts", "positions": ["last"], "experts": [3, 1, 0, 2]}
+    shown = ["--along", "experts", "--positions", "last", "--experts", "3,1,0,2", "--metric", "kl"]
+    for by, more in (
+        ({"by": "zero"}, ["ablate", PROMPT]),
+        ({"by": "patch", "base": BASE}, ["patch", PROMPT, "--base", BASE]),
+        ({"by": "mean", "base": [PROMPT]}, ["ablate", PROMPT, "--by", "mean"]),
+    ):
+        grid = model.sweep(PROMPT, **by, **options)
+        words = [*more, *shown, "-m", str(TINY / "qwen2_moe"), "--format"]
+        assert grid.to_dict() == json.loads(command(*words, "json"))
+        assert grid.to_html() == command(*words, "html") and grid.to_csv() == command(*words, "csv")
+    assert grid.layers == [0, 2, 3] and grid.columns[0] == "expert 3"
+    assert {count for row in grid.routed for count in row} == {0, 1}
+    for effects, counts in zip(grid.effects(), grid.routed, strict=True):
+        assert all(count or effect == 0 for effect, count in zip(effects, counts, strict=True))
+    broken = PatchingGrid({**grid.data, "routed": [[1]]})
+    with pytest.raises(ValueError, match="as many values"):
+        broken.to_svg()
+
+
 def test_a_grid_shows_itself(llama: HookedModel, tmp_path: Path) -> None:
     grid = llama.sweep(PROMPT, by="patch", base=BASE)
     assert grid.to_png(tmp_path / "grid.png") == (tmp_path / "grid.png").read_bytes()

@@ -83,7 +83,7 @@ pub(crate) enum Command {
     Extract(Box<Extract>),
     /// The most likely next tokens.
     Run(Next),
-    /// Patch activations of one prompt into the run of another: a grid of layers by positions, heads or sites.
+    /// Patch activations of one prompt into the run of another: a grid of layers by positions, heads, sites or experts.
     Patch(Patch),
     /// Direct logit attribution: what each part, head or neuron writes towards a token.
     Dla(Dla),
@@ -103,7 +103,7 @@ pub(crate) enum Command {
     },
     /// Train a tuned lens on prompts, for `lens --tuned` and the tuned-lens package.
     Tune(Box<Tune>),
-    /// The effect of removing heads, positions or whole parts: a grid by layer.
+    /// The effect of removing heads, positions, experts or whole parts: a grid by layer.
     Ablate(Ablate),
     /// Two checkpoints of one architecture, such as a model and its quantised form: where they part, and which tensors
     /// cause it.

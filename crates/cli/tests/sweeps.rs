@@ -239,6 +239,90 @@ fn every_format_is_written() {
 }
 
 #[test]
+fn experts_are_swept_where_tokens_go_through_them() {
+    let model = tiny("qwen2_moe");
+    let words = ["ablate", "the cat", "-m", &model, "--along", "experts"];
+    let pair = ["--answer", "id:7", "--against", "id:90"];
+    let told = json(&[&words[..], &pair, &["--format", "json"]].concat());
+    // Layer 1 is dense.
+    assert_eq!((&told["layers"], &told["columns"][4]), (&json_of("[0, 2, 3]"), &"expert 4".into()));
+    let facts = told["words"].to_string();
+    for part in ["4 layers, 1 without experts", "expert_out set to zero", "largest: expert_out_"] {
+        assert!(facts.contains(part), "{part}: {facts}");
+    }
+    // A cell is the run with that change.
+    let (layer, expert) = (2, told["routed"][1].as_array().unwrap().iter().position(|n| *n != 0).unwrap());
+    let change = format!("expert_out_{layer}E{expert}@all=0");
+    assert_eq!(told["activations"][1][expert].as_str().unwrap(), change.split_once('@').unwrap().0);
+    let run = ["run", "the cat", "-m", &model, "--intervene", &change, "--format", "json", "-k", "2000"];
+    let run = json(&run);
+    let logprob = |id: u64| {
+        let all = run["top"].as_array().unwrap();
+        all.iter().find(|token| token["id"] == id).unwrap()["logprob"].as_f64().unwrap()
+    };
+    assert!(
+        (told["values"][1][expert].as_f64().unwrap() - (logprob(7) - logprob(90))).abs() < 1e-5,
+        "{told}"
+    );
+    // One token leaves some experts out: a mark says so, and the number of tokens.
+    let last = [&words[..], &pair, &["--positions", "last"]].concat();
+    let csv = succeeds(&[&last[..], &["--format", "csv"]].concat());
+    assert!(
+        csv.starts_with("layer,column,token,activation,value,effect,routed\nlayer 0,E0,,expert_out_0E0,"),
+        "{csv}"
+    );
+    assert_eq!(csv.lines().filter(|line| line.ends_with(",0,0")).count(), 3 * 2, "{csv}");
+    let table = succeeds(&[&last[..], &["--format", "table"]].concat());
+    assert!(
+        table.contains("-: none of these tokens goes through that expert") && table.contains(" E4\n"),
+        "{table}"
+    );
+    assert_eq!(table.matches("    -").count(), 3 * 2, "{table}");
+    let some = ["--experts", "3,0:2", "--layers", "2:", "--format", "json"];
+    let few = json(&[&words[..], &pair, &some].concat());
+    assert_eq!(few["columns"], json_of(r#"["expert 3", "expert 0", "expert 1"]"#));
+    assert_eq!(few["values"][0][0], told["values"][1][3]);
+    let checked = succeeds(&[&last[..], &["--estimate", "--check", "2", "--format", "md"]].concat());
+    assert!(
+        checked.contains("the 2 largest cells were run") && checked.contains("| layer | E0 |"),
+        "{checked}"
+    );
+    let base =
+        ["patch", "the cat", "--base", "the cot", "-m", &model, "--along", "experts", "--format", "svg"];
+    let svg = succeeds(&base);
+    assert!(svg.contains("zero where the base's token takes other experts"), "{svg}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prompts.txt");
+    let over = file.to_str().unwrap();
+    std::fs::write(&file, "the cat\nthe cot\n").unwrap();
+    let mean = [&words[..], &pair, &["--by", "mean", "--over", over, "--format", "json"]].concat();
+    let means = json(&mean);
+    assert!(
+        means["words"].to_string().contains("mean over the tokens of 2 prompts that go through it"),
+        "{means}"
+    );
+    assert_eq!(means["values"], json(&[&mean[..], &["--mean-over", "tokens"]].concat())["values"]);
+    assert_ne!(means["values"], told["values"]);
+
+    let refused = |more: &[&str], part: &str| {
+        let failed = fails(2, &[&words[..], more].concat());
+        assert!(failed.contains(part), "{failed}");
+    };
+    refused(&["--experts", "5"], "layer 0 has 5 experts, 0 to 4");
+    refused(&["--experts", "2:9000000"], "5 is none");
+    refused(&["--experts", "5:5"], "holds no expert");
+    refused(&["--experts", "x"], "--experts: `x` is neither a number nor a range");
+    refused(&["--site", "mlp_out"], "mlp_out is no site of experts");
+    refused(&["--site", "expert_in"], "did you mean expert_out?");
+    refused(&["--layers", "1"], "layers with experts: 0, 2, 3");
+    let heads = fails(2, &["ablate", "the cat", "-m", &model, "--experts", "1"]);
+    assert!(heads.contains("--experts is for --along experts"), "{heads}");
+    let dense = fails(2, &["ablate", "the cat", "-m", &tiny("llama"), "--along", "experts"]);
+    assert!(dense.contains("this model has no experts"), "{dense}");
+}
+
+#[test]
 fn what_cannot_be_swept_is_an_error() {
     let short = fails(2, &patch("Short", &["--metric", "kl"]).iter().map(String::as_str).collect::<Vec<_>>());
     assert!(short.contains("tokens, the row they are put into"), "{short}");

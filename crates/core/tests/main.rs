@@ -22,6 +22,7 @@ mod layers;
 mod lens;
 mod models;
 mod patching;
+mod patching_experts;
 mod positions;
 mod prompts;
 mod published;

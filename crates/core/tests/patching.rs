@@ -10,11 +10,11 @@ use easyroutine::{Batch, Model};
 
 const TARGET: std::ops::Range<u32> = 40..52;
 
-fn target() -> Vec<u32> {
+pub(crate) fn target() -> Vec<u32> {
     TARGET.collect()
 }
 
-fn base() -> Vec<u32> {
+pub(crate) fn base() -> Vec<u32> {
     TARGET.rev().map(|id| id * 3 % 200).collect()
 }
 
@@ -23,7 +23,12 @@ fn row(ids: &[u32]) -> Row<'_> {
 }
 
 /// Logits at the last token of the target from one whole run, with these values, or zeros, put at a point.
-fn whole_run(model: &Model, activation: &str, positions: &[usize], put: Option<Vec<f32>>) -> Vec<f32> {
+pub(crate) fn whole_run(
+    model: &Model,
+    activation: &str,
+    positions: &[usize],
+    put: Option<Vec<f32>>,
+) -> Vec<f32> {
     let target = target();
     let operation = match put {
         None => Operation::Scale(0.0),
@@ -114,7 +119,7 @@ fn check(name: &str, model: &Model, request: &Sweep, places: &dyn Fn(usize) -> V
 }
 
 /// Whether blocks read only the stream from earlier sections; sweeps of other models are rejected.
-fn can_sweep(case: &str) -> bool {
+pub(crate) fn can_sweep(case: &str) -> bool {
     let model = tiny(case);
     let reads = model.arch().reads_across_blocks();
     if reads.is_some() {

@@ -144,6 +144,7 @@ pub fn sweep_features(
     Ok(Grid {
         layers: features.iter().map(layer).collect(),
         features: features.iter().map(|(_, feature)| *feature).collect(),
+        routed: Vec::new(),
         columns: match sweep.columns {
             FeatureColumns::Positions => positions.iter().map(|p| format!("position {p}")).collect(),
             FeatureColumns::Together => vec!["all positions".to_owned()],

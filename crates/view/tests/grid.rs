@@ -19,7 +19,12 @@ fn report() -> GridReport {
         cells: (0..tokens.len())
             .map(|position| {
                 let effect = (layer as f64 - 1.0) * (position as f64 - 1.5) * 0.37;
-                GridCell { activation: format!("resid_in_{layer}"), value: 1.25 + effect, effect }
+                GridCell {
+                    activation: format!("resid_in_{layer}"),
+                    value: 1.25 + effect,
+                    effect,
+                    routed: None,
+                }
             })
             .collect(),
     };
@@ -81,6 +86,32 @@ fn the_page_makes_no_request_and_runs_no_script() {
     for word in ["<script", "http:", "https:", "url(", " style="] {
         assert!(!page.replace("http://www.w3.org/2000/svg", "").contains(word), "{word}");
     }
+}
+
+#[test]
+fn an_expert_that_nothing_goes_through_has_a_mark_in_place_of_a_number() {
+    let mut experts = report();
+    for (number, column) in experts.columns.iter_mut().enumerate() {
+        *column = GridColumn { label: format!("E{number}"), token: None };
+    }
+    for row in &mut experts.rows {
+        for (number, cell) in row.cells.iter_mut().enumerate() {
+            cell.routed = Some(number % 3);
+            cell.effect = if number % 3 == 0 { 0.0 } else { cell.effect };
+        }
+    }
+    let screen = terminal(&experts, 100, ColourDepth::None);
+    assert_eq!(screen.matches("    -").count(), 3 * 2, "{screen}");
+    assert!(screen.ends_with(" E4\n"), "{screen}");
+    let page = svg(&experts);
+    assert_eq!(page.matches("resid_in_1: no changed token goes through it").count(), 2, "{page}");
+    assert!(page.contains("resid_in_2, 1 token: ") && page.contains("resid_in_2, 2 tokens: "), "{page}");
+    assert_eq!(page.matches(">-<").count(), 3 * 2, "{page}");
+    assert!(markdown(&experts).contains("| layer 0 | - | "));
+    let csv = table(&experts).csv();
+    assert!(csv.starts_with("layer,column,token,activation,value,effect,routed\nlayer 0,E0,,"), "{csv}");
+    assert!(csv.lines().nth(3).unwrap().ends_with(",2"), "{csv}");
+    assert!(!table(&report()).csv().contains("routed"));
 }
 
 #[test]

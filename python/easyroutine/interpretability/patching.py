@@ -160,7 +160,8 @@ def sweep(
     model: HookedModel,
     prompt: Any,
     *,
-    along: Literal["positions", "heads", "sites", "features"] = "positions",
+    along: Literal["positions", "heads", "sites", "experts", "features"] = "positions",
+    experts: Sequence[int] | None = None,
     site: str | Sequence[str] | None = None,
     layers: Layers | None = None,
     positions: Any = ("all",),
@@ -182,13 +183,19 @@ def sweep(
     """Makes many changes to one prompt, one at a time, and measures each.
 
     The rows of the grid are ``layers``, numbers or a string such as ``"0:30:5"``, -1 the last; ``along`` chooses its
-    columns: positions, heads or sites. ``site`` is what changes, by default ``"resid_in"`` along positions,
+    columns: positions, heads, sites or experts. ``site`` is what changes, by default ``"resid_in"`` along positions,
     ``"head_out"`` along heads, ``["attn_out", "mlp_out"]`` along sites.
+
+    ``along="experts"`` changes what one expert of a mixture gives, before its routing factor, where a token goes through
+    it; ``experts`` chooses their numbers. Which experts a token goes through, and with which factors, stays as in the
+    unchanged run up to that layer. ``by="mean"`` is the mean over the tokens that go through the expert; ``resample`` and
+    ``patch`` put zeros where the token of ``base`` goes through others. An expert that no token goes through has no
+    effect, exactly, and is not run; ``grid.routed`` counts the tokens. Layers without experts have no row.
 
     ``by`` chooses the replacement at a place: zeros, a mean over ``base``, or the same place in ``base``, a prompt of
     the same length (``patch`` also measures against it). The mean is over the rows of ``base``, position by position
     (``mean_over="rows"``: they must be as long as the prompt), or over all tokens of all rows (``mean_over="tokens"``);
-    by default over rows if the lengths agree.
+    by default over rows if the lengths agree, of experts over tokens.
 
     ``metric`` is read at the last token; the command line's names (``"logit-diff"``, ``"normalised"``, ``"p"``) work
     too. ``answer`` and ``against`` are ids, or strings that are one token.
@@ -210,6 +217,8 @@ def sweep(
         raise InputError("features and top are for dictionaries", 'sweep(…, dictionaries={"sae": dictionary})')
     if features is not None and top is not None:
         raise InputError("features names the features, and top chooses others: give one of them")
+    if experts is not None and along != "experts":
+        raise InputError(f"along={along!r} does not read experts", 'along="experts" does')
     for name, choice in (("along", along), ("by", by), ("metric", metric)):
         string(choice, name)
     if on_progress is not None:
@@ -236,6 +245,7 @@ def sweep(
         {
             "layers": [] if given else _layers(model, layers),
             "along": along,
+            "experts": None if experts is None else _numbers(experts, "experts", "an expert"),
             "sites": _sites("features" if given else along, site),
             "positions": _indices(model, rows[0], positions),
             "by": by,
@@ -249,7 +259,7 @@ def sweep(
             "check": None if check is None else whole(check, "check", 0),
             "rule": string(rule, "rule"),
             "dictionaries": given,
-            "features": None if features is None else _numbers(features),
+            "features": None if features is None else _numbers(features, "features", "a feature"),
             "top": whole(20 if top is None else top, "top", 1, 65_536),
         },
         on_progress,
@@ -279,8 +289,8 @@ def _dictionaries(model: HookedModel, dictionaries: Any, layers: Any, estimate: 
     ]
 
 
-def _numbers(features: Any) -> list[int]:
-    numbers = [whole(one, "a feature", 0, 2**32 - 1) for one in listed(features, "features", "numbers of features")]
+def _numbers(chosen: Any, name: str, one: str) -> list[int]:
+    numbers = [whole(number, one, 0, 2**32 - 1) for number in listed(chosen, name, f"numbers of {name}")]
     return list(dict.fromkeys(numbers))
 
 
@@ -302,7 +312,12 @@ _METRICS = {
 }
 
 #: What changes along each kind of column, unless sites are named.
-_SITES = {"positions": ["resid_in"], "heads": ["head_out"], "sites": ["attn_out", "mlp_out"]}
+_SITES = {
+    "positions": ["resid_in"],
+    "heads": ["head_out"],
+    "sites": ["attn_out", "mlp_out"],
+    "experts": ["expert_out"],
+}
 
 
 def _sites(along: str, site: str | Sequence[str] | None) -> list[str]:
@@ -362,6 +377,11 @@ class PatchingGrid:
     def values(self) -> list[list[float]]:
         """The metric under each change, layers by columns."""
         return [list(row) for row in self.data["values"]]
+
+    @property
+    def routed(self) -> list[list[int]]:
+        """Along experts, the number of changed tokens that go through each, layers by columns; else empty."""
+        return [list(row) for row in self.data.get("routed", [])]
 
     @property
     def unchanged(self) -> float:
@@ -426,10 +446,13 @@ class PatchingGrid:
         for label in self.columns:
             number = label.removeprefix("position ")
             is_position = number != label and number.isdecimal() and int(number) < len(tokens)
-            columns.append((number, tokens[int(number)]) if is_position else (label, None))
+            expert = label.removeprefix("expert ")
+            shown = label if expert == label else f"E{expert}"
+            columns.append((number, tokens[int(number)]) if is_position else (shown, None))
         return {
             **self.data,
             "features": self.features,
+            "routed": self.routed,
             "prompts": list(self.data["prompts"].items()),
             "columns": columns,
         }

@@ -3,10 +3,14 @@
 use easyroutine::attribution::Check;
 use easyroutine::gradients::Rule;
 use easyroutine::patching::{Along, By, Grid, Metric};
+use easyroutine::sites::Site;
 use easyroutine_view::grid::{GridCell, GridColumn, GridReport, GridRow};
 use serde_json::{Value, json};
 
 use super::{Subject, dtype_name, metric_words, model_json};
+
+/// How many experts are named with their effects above a grid.
+const LARGEST: usize = 5;
 
 /// The texts of a picture of a grid.
 #[derive(Debug, Clone)]
@@ -43,6 +47,7 @@ impl<'a> From<&'a Along> for GridPlaces<'a> {
                 let names: Vec<&str> = sites.iter().map(|site| site.name()).collect();
                 (names.join(", "), false, positions)
             }
+            Along::Experts { positions, .. } => (Site::ExpertOut.name().to_owned(), false, positions),
         };
         GridPlaces { names, by_position, positions, dictionaries: None }
     }
@@ -99,18 +104,42 @@ pub fn check_words(check: &Check) -> String {
     )
 }
 
-/// How each place is changed, in words.
-pub fn how_changed(by: &By) -> String {
-    let over = |rows: &[Vec<u32>]| match rows.len() {
+fn over(rows: &[Vec<u32>]) -> String {
+    match rows.len() {
         1 => "one prompt".to_owned(),
         n => format!("{n} prompts"),
-    };
+    }
+}
+
+/// How each place is changed, in words.
+pub fn how_changed(by: &By) -> String {
     match by {
         By::Zero => "set to zero".to_owned(),
         By::Mean(rows) => format!("set to the mean over all tokens of {}", over(rows)),
         By::MeanOfRows(rows) => format!("set to the mean over {}, each position by itself", over(rows)),
         By::Resample(_) => "set to their values in another prompt".to_owned(),
         By::Patch(_) => "activations of the base put into the run of the target".to_owned(),
+    }
+}
+
+/// How each expert is changed, in words.
+pub fn how_experts_changed(by: &By) -> String {
+    match by {
+        By::Zero => "set to zero".to_owned(),
+        By::Mean(rows) => format!("set to its mean over the tokens of {} that go through it", over(rows)),
+        By::MeanOfRows(rows) => {
+            format!(
+                "set to its mean over {}, each position by itself, of tokens that go through it",
+                over(rows)
+            )
+        }
+        By::Resample(_) => {
+            "set to its values in another prompt, zero where the token there takes other experts".to_owned()
+        }
+        By::Patch(_) => {
+            "of the base put into the run of the target, zero where the base's token takes other experts"
+                .to_owned()
+        }
     }
 }
 
@@ -182,29 +211,38 @@ fn report(subject: &Subject<'_>, changed: &GridPlaces<'_>, grid: &Grid, words: &
             label: positions[column].to_string(),
             token: Some(subject.text(subject.ids[positions[column]])),
         },
-        false => GridColumn { label: label.clone(), token: None },
+        false => GridColumn {
+            label: label.strip_prefix("expert ").map_or_else(|| label.clone(), |number| format!("E{number}")),
+            token: None,
+        },
     });
-    let rows =
-        grid.layers.iter().zip(&grid.values).zip(&grid.activations).map(|((layer, values), activations)| {
-            let cell = |(value, activation): (&f64, &String)| GridCell {
+    let routed = |row: usize| grid.routed.get(row).into_iter().flatten().copied().map(Some);
+    let rows = grid.layers.iter().zip(&grid.values).zip(&grid.activations).enumerate().map(
+        |(row, ((layer, values), activations))| {
+            let cell = |((value, activation), routed): ((&f64, &String), Option<usize>)| GridCell {
                 activation: activation.clone(),
                 value: *value,
                 effect: value - grid.unchanged,
+                routed,
             };
+            let routed = routed(row).chain(std::iter::repeat(None));
             GridRow {
                 label: match (grid.features.is_empty(), activations.first()) {
                     (false, Some(feature)) => feature.clone(),
                     _ => format!("layer {layer}"),
                 },
-                cells: values.iter().zip(activations).map(cell).collect(),
+                cells: values.iter().zip(activations).zip(routed).map(cell).collect(),
             }
-        });
+        },
+    );
+    let layers = &subject.model.arch().layers;
+    let lacking = layers.iter().filter(|layer| layer.experts().is_none()).count();
+    let without = match lacking > 0 && !grid.routed.is_empty() {
+        true => format!(", {lacking} without experts"),
+        false => String::new(),
+    };
     let mut lines = vec![
-        format!(
-            "{model} · {} layers · {} · {bos}",
-            subject.model.arch().layers.len(),
-            dtype_name(subject.model.dtype())
-        ),
+        format!("{model} · {} layers{without} · {} · {bos}", layers.len(), dtype_name(subject.model.dtype())),
         format!("{names} {}, {places}", words.how),
         format!("metric: {name}, at the last token · unchanged {:.4}{base}", grid.unchanged),
     ];
@@ -212,6 +250,7 @@ fn report(subject: &Subject<'_>, changed: &GridPlaces<'_>, grid: &Grid, words: &
         || vec!["each cell: the metric with the change minus the metric without it".to_owned()],
         Estimated::lines,
     ));
+    lines.extend(of_experts(grid));
     GridReport {
         row_kind: if grid.features.is_empty() { "layer" } else { "feature" },
         title: words.title.to_owned(),
@@ -221,4 +260,24 @@ fn report(subject: &Subject<'_>, changed: &GridPlaces<'_>, grid: &Grid, words: &
         columns: columns.collect(),
         rows: rows.collect(),
     }
+}
+
+/// What a grid of experts says besides its numbers: the largest of a grid that is wider than a screen, and what a mark in
+/// place of a number means.
+fn of_experts(grid: &Grid) -> Vec<String> {
+    let cells = grid.effects().into_iter().flatten().zip(grid.activations.iter().flatten());
+    let routed = grid.routed.iter().flatten();
+    let mut largest: Vec<(f64, &String)> =
+        cells.zip(routed).filter(|(_, routed)| **routed > 0).map(|(cell, _)| cell).collect();
+    largest.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
+    let named: Vec<String> =
+        largest.iter().take(LARGEST).map(|(effect, name)| format!("{name} {effect:+.4}")).collect();
+    let mut lines = Vec::new();
+    if !named.is_empty() {
+        lines.push(format!("largest: {}", named.join(" · ")));
+    }
+    if grid.routed.iter().flatten().any(|routed| *routed == 0) {
+        lines.push("-: none of these tokens goes through that expert, so it has no effect".to_owned());
+    }
+    lines
 }

@@ -21,7 +21,9 @@ pub use attention::attention;
 pub use bars::{BarsWords, bars};
 pub use circuit::{CircuitWords, circuit, curve_words};
 pub use comparison::{comparison, verdict_name, wrong_name};
-pub use grid::{Estimated, GridPlaces, GridWords, check_words, grid, how_changed, rule_name};
+pub use grid::{
+    Estimated, GridPlaces, GridWords, check_words, grid, how_changed, how_experts_changed, rule_name,
+};
 pub use lens::lens;
 pub use metric::metric_words;
 pub use models::{ModelsCompared, layer_number};

@@ -37,7 +37,8 @@ pub(crate) struct Ablate {
     #[command(flatten)]
     pub(crate) reading: Reading,
     /// What the mean is over: `rows`, the prompts, separately for each position (all with as many tokens as PROMPT), or
-    /// `tokens`, all tokens of all prompts. By default rows if the lengths agree.
+    /// `tokens`, all tokens of all prompts. By default rows if the lengths agree; of experts tokens. Of an expert the mean
+    /// is over tokens that go through it.
     #[arg(long, value_enum, value_name = "WHAT", requires = "over")]
     pub(crate) mean_over: Option<MeanOverArg>,
     /// The other prompt for `--by resample`; with as many tokens.
@@ -50,12 +51,13 @@ pub(crate) struct Ablate {
 /// What a grid is made of.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Sweep {
-    /// The columns; by default `patch` has positions, `ablate` heads. Of a dictionary's features: positions, or features, each
-    /// changed at all positions at once; that is what `ablate` does by default.
+    /// The columns; by default `patch` has positions, `ablate` heads. Experts are those of a mixture, each changed where a
+    /// token goes through it. Of a dictionary's features: positions, or features, each changed at all positions at once;
+    /// that is what `ablate` does by default.
     #[arg(long, value_enum, value_name = "COLUMNS")]
     pub(crate) along: Option<AlongArg>,
-    /// The site to change: resid_in, attn_out, mlp_out, ... along positions, head_out, ... along heads; several,
-    /// comma-separated, along sites. `features_NAME`, of a set `features_NAME_3` or `features_NAME_*`, are the features of
+    /// The site to change: resid_in, attn_out, mlp_out, ... along positions, head_out, ... along heads, expert_out along
+    /// experts; several, comma-separated, along sites. `features_NAME`, of a set `features_NAME_3` or `features_NAME_*`, are the features of
     /// --dict NAME=REF; the default where a dictionary is given.
     #[arg(long, value_name = "SITE")]
     pub(crate) site: Option<String>,
@@ -67,7 +69,10 @@ pub(crate) struct Sweep {
     /// Change the N features whose effects a gradient estimates to be the largest, strongest first; 20 by default.
     #[arg(long, value_name = "N", requires = "dict", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) top: Option<u32>,
-    /// Positions of the prompt: the columns, or where each head or site is changed. All by default. May repeat.
+    /// The experts to change, the columns of the grid: 3,17 or 100:110 (100 to 109). All by default.
+    #[arg(long, value_name = "EXPERTS")]
+    pub(crate) experts: Option<String>,
+    /// Positions of the prompt: the columns, or where each head, site or expert is changed. All by default. May repeat.
     #[arg(long, value_name = "POSITIONS", allow_hyphen_values = true)]
     pub(crate) positions: Vec<String>,
     /// Seed of random positions.
@@ -127,6 +132,7 @@ pub(crate) enum AlongArg {
     Positions,
     Heads,
     Sites,
+    Experts,
     Features,
 }
 

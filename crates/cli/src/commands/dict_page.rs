@@ -20,7 +20,7 @@ enum To {
 pub(crate) fn run(args: &Args, page: &DictPage) -> Result<(), Failure> {
     let to = to(args)?;
     refuse_folder(&page.file)?;
-    let wanted = page.features.as_deref().map(numbers).transpose()?;
+    let wanted = page.features.as_deref().map(|text| numbers("--features", text)).transpose()?;
     let mut report = about(page);
     match to {
         To::Files(targets) => {
@@ -184,11 +184,11 @@ fn about(page: &DictPage) -> FeaturesReport {
 }
 
 /// `12, 0:500`
-pub(super) fn numbers(text: &str) -> Result<Vec<Range<u32>>, Failure> {
+pub(super) fn numbers(flag: &str, text: &str) -> Result<Vec<Range<u32>>, Failure> {
     let one = |part: &str| {
         let part = part.trim();
         let wrong =
-            || Failure::usage(format!("--features: `{}` is neither a number nor a range", one_line(part)));
+            || Failure::usage(format!("{flag}: `{}` is neither a number nor a range", one_line(part)));
         let number = |text: &str| text.parse::<u32>().map_err(|_| wrong());
         match part.split_once(':') {
             None => number(part).map(|n| n..n.saturating_add(1)),

@@ -11,12 +11,13 @@ use easyroutine::sites::{Scope, Site};
 use easyroutine::tokens::Tokenizer;
 use easyroutine::{Batch, Model};
 
+use super::dict_page::numbers;
 use super::lens::{selected, specifiers};
 use super::sweep_features::{self, Asked};
 use crate::args::{
     Ablate, AlongArg, Args, ByArg, EffectArg, MeanOverArg, Patch, RuleArg, Sweep as SweepArgs,
 };
-use crate::failure::Failure;
+use crate::failure::{Failure, one_line};
 use crate::hosted;
 use crate::layers;
 use crate::output::{self, DRAWN, Destination};
@@ -33,6 +34,7 @@ pub(super) struct Opened {
 
 pub(crate) fn patch(args: &Args, patch: &Patch) -> Result<(), Failure> {
     let targets = output::targets(args, DRAWN)?;
+    refuse_experts(&patch.sweep)?;
     let features = sweep_features::asked(&patch.sweep, &patch.model.loading.finding, AlongArg::Positions)?;
     let opened = open(&patch.model.model, &patch.model.loading, &patch.prompt)?;
     let Opened { session, tokenizer, prompt } = &opened;
@@ -44,10 +46,12 @@ pub(crate) fn patch(args: &Args, patch: &Patch) -> Result<(), Failure> {
     let prompts =
         [("base", &base), ("target", prompt)].map(|(what, prompt)| (what.to_owned(), prompt.text.clone()));
     let how = match features {
-        None => "activations of the base put into the run of the target",
-        Some(_) => "with their values in the base, in the run of the target",
+        None if is_of_experts(&patch.sweep) => reports::how_experts_changed(&by),
+        None => reports::how_changed(&by),
+        Some(_) => "with their values in the base, in the run of the target".to_owned(),
     };
-    let words = GridWords { title: "Activation patching", how, prompts: prompts.to_vec(), estimated: None };
+    let words =
+        GridWords { title: "Activation patching", how: &how, prompts: prompts.to_vec(), estimated: None };
     finish(args, &targets, &opened, &patch.sweep, (features, AlongArg::Positions), (by, metric), words)
 }
 
@@ -65,6 +69,7 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
             return Err(Failure::usage(format!("{flag} is for --by {name}")).hint(format!("add --by {name}")));
         }
     }
+    refuse_experts(&ablate.sweep)?;
     let features = sweep_features::asked(&ablate.sweep, &ablate.model.loading.finding, AlongArg::Features)?;
     let opened = open(&ablate.model.model, &ablate.model.loading, &ablate.prompt)?;
     let Opened { session, tokenizer, prompt } = &opened;
@@ -94,6 +99,8 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
                 None => vec![prompt.encoded.ids.clone()],
             };
             let by = match ablate.mean_over {
+                // At one position, few rows go through an expert.
+                None if is_of_experts(&ablate.sweep) => By::Mean(rows),
                 None => By::mean_of(rows, &prompt.encoded.ids),
                 Some(MeanOverArg::Rows) => By::MeanOfRows(rows),
                 Some(MeanOverArg::Tokens) => By::Mean(rows),
@@ -114,6 +121,7 @@ pub(crate) fn ablate(args: &Args, ablate: &Ablate) -> Result<(), Failure> {
     };
     let first_two = || predictions(&session.model, prompt).map(|ids| [ids[0], ids[1]]);
     let metric = metric(&ablate.sweep, tokenizer, first_two)?;
+    let how = if is_of_experts(&ablate.sweep) { reports::how_experts_changed(&by) } else { how };
     let words = GridWords { title: "Ablation", how: &how, prompts: shown, estimated: None };
     finish(args, &targets, &opened, &ablate.sweep, (features, AlongArg::Heads), (by, metric), words)
 }
@@ -176,10 +184,40 @@ pub(super) fn positions(sweep: &SweepArgs, opened: &Opened) -> Result<Vec<usize>
     selected(&chosen, &opened.prompt, &opened.tokenizer, sweep.seed)
 }
 
+fn is_of_experts(sweep: &SweepArgs) -> bool {
+    sweep.along == Some(AlongArg::Experts)
+}
+
+/// Refuses experts where other columns are swept.
+fn refuse_experts(sweep: &SweepArgs) -> Result<(), Failure> {
+    match sweep.experts.is_some() && !is_of_experts(sweep) {
+        true => Err(Failure::usage("--experts is for --along experts").hint("add --along experts")),
+        false => Ok(()),
+    }
+}
+
+/// `3,17,100:110`; an open range ends with the last expert.
+fn experts(text: &str, model: &Model) -> Result<Vec<usize>, Failure> {
+    let count = model.arch().layers.iter().filter_map(|layer| layer.experts()).max().unwrap_or(0);
+    let mut found = Vec::new();
+    for range in numbers("--experts", text)? {
+        let (start, end) = (range.start as usize, range.end as usize);
+        // A wrong end is refused with the first expert that no layer has.
+        let end = if range.end == u32::MAX { count } else { end.min(start.max(count) + 1) };
+        if start >= end {
+            return Err(Failure::usage(format!("--experts: `{}` holds no expert", one_line(text)))
+                .hint("4:8 are 4 to 7"));
+        }
+        found.extend(start..end);
+    }
+    Ok(found)
+}
+
 fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Along, Failure> {
     let positions = positions(sweep, opened)?;
     let along = sweep.along.unwrap_or(otherwise);
     let (default, scope) = match along {
+        AlongArg::Experts => ("expert_out", Scope::Expert),
         AlongArg::Positions => ("resid_in", Scope::Layer),
         AlongArg::Heads => ("head_out", Scope::Head),
         AlongArg::Sites => ("attn_out,mlp_out", Scope::Layer),
@@ -205,6 +243,14 @@ fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Alon
         (AlongArg::Positions, [site]) => Along::Positions { site: *site, positions },
         (AlongArg::Heads, [site]) => Along::Heads { site: *site, positions },
         (AlongArg::Sites, _) => Along::Sites { sites, positions },
+        (AlongArg::Experts, [Site::ExpertOut]) => {
+            let experts = sweep.experts.as_deref().map(|text| experts(text, &opened.session.model));
+            Along::Experts { experts: experts.transpose()?, positions }
+        }
+        (AlongArg::Experts, [site, ..]) => {
+            return Err(Failure::usage(format!("--site: {} is no site of experts", site.name()))
+                .hint("expert_out is, and may be left out"));
+        }
         _ => return Err(Failure::usage("--site: several sites are the columns of --along sites")),
     })
 }

@@ -65,7 +65,7 @@ pub(super) fn asked(
     let columns = match sweep.along.unwrap_or(otherwise) {
         AlongArg::Positions => FeatureColumns::Positions,
         AlongArg::Features => FeatureColumns::Together,
-        AlongArg::Heads | AlongArg::Sites => {
+        AlongArg::Heads | AlongArg::Sites | AlongArg::Experts => {
             return Err(Failure::usage("--along: features are swept along positions or features")
                 .hint("features changes each at all positions at once"));
         }
@@ -124,7 +124,7 @@ fn listed(text: &str, keys: &[String], dictionaries: &Dictionaries) -> Result<Ve
     });
     let size = sizes.min().unwrap_or(0) as u64;
     let mut found = Vec::new();
-    for range in numbers(text)? {
+    for range in numbers("--features", text)? {
         let end = if range.end == u32::MAX { size as u32 } else { range.end };
         // A wrong end is refused with the first feature beyond the dictionary.
         let end = u64::from(end).min(size + 1) as u32;

@@ -62,9 +62,9 @@ pub fn estimate(
         .hint("run the cells instead of estimating them, or measure `logit_diff` or `p`"));
     }
     let plan = Plan::new(model, row, sweep)?;
-    let places: Vec<Place> = plan.cells().map(|(point, _)| Place::of(model, point)).collect();
-    let points = set(places.iter().map(|place| place.point));
-    let values = sweep.by.values(model, row, points.clone())?;
+    let places: Vec<Place> = plan.cells.iter().map(|cell| Place::of(model, cell.point)).collect();
+    let points = set(plan.changing().map(|cell| places[cell].point));
+    let values = plan.values(model, row, &sweep.by, points.clone())?;
     let base = match &sweep.by {
         By::Patch(base) => last_logits(model, &[Row::of(0, base)], ())?.pop(),
         _ => None,
@@ -72,13 +72,26 @@ pub fn estimate(
     let present = last_logits(model, &[Row::of(0, row)], ())?.pop().unwrap_or_default();
     let measured = sweep.metric.against(&present, base.as_deref())?;
     let (unchanged, of_base) = (measured.of(&present), base.as_deref().map(|logits| measured.of(logits)));
-    let slopes =
-        Slopes::new(model, row, &points, sweep.metric, base.as_deref(), &present, estimating.rule, stop)?;
-    let mut effects = Vec::with_capacity(plan.n_cells());
-    for ((point, positions), place) in plan.cells().zip(&places) {
-        let put = values.as_ref().map(|values| values.at(place.point, positions)).transpose()?;
+    let slopes = match points.is_empty() {
+        true => None,
+        false => Some(Slopes::new(
+            model,
+            row,
+            &points,
+            sweep.metric,
+            base.as_deref(),
+            &present,
+            estimating.rule,
+            stop,
+        )?),
+    };
+    let mut effects = Vec::with_capacity(plan.cells.len());
+    for (cell, place) in plan.cells.iter().zip(&places) {
         let mut effect = 0.0;
-        for (i, position) in positions.iter().enumerate() {
+        let put = values.as_ref().filter(|_| cell.changes());
+        let put = put.map(|values| values.at(place.point, &cell.positions)).transpose()?;
+        for (i, position) in cell.positions.iter().enumerate() {
+            let Some(slopes) = &slopes else { break };
             let [value, slope] = slopes.at(place, *position);
             let width = slopes.width(place.point);
             let put = put.as_ref().map(|put| {
@@ -90,9 +103,9 @@ pub fn estimate(
                 None => difference(std::iter::repeat_n(0.0, value.len()), value, slope),
             };
         }
-        let effect = effect * slopes.factor;
+        let effect = effect * slopes.as_ref().map_or(1.0, |slopes| slopes.factor);
         if !effect.is_finite() {
-            return Err(Error::input(format!("the estimate of `{point}` is {effect}"))
+            return Err(Error::input(format!("the estimate of `{}` is {effect}", cell.point))
                 .hint("an activation of one of the two runs is not finite"));
         }
         effects.push(effect);
@@ -100,13 +113,16 @@ pub fn estimate(
     let check = match estimating.check {
         None => None,
         Some(most) => {
-            let chosen = largest(&effects, most);
+            // Of a cell that changes nothing, estimate and exact effect are 0: it says nothing of the others.
+            let changing: Vec<usize> = plan.changing().collect();
+            let of_changing: Vec<f64> = changing.iter().map(|cell| effects[*cell]).collect();
+            let chosen: Vec<usize> =
+                largest(&of_changing, most).into_iter().map(|cell| changing[cell]).collect();
             let exact = Exact::new(model, row, &plan, sweep)?;
             let found = exact.of(&plan, &chosen, progress)?;
-            let names: Vec<String> = plan.cells().map(|(point, _)| point.to_string()).collect();
             let cell = |(cell, value): (&usize, f64)| CheckedCell {
-                activation: names[*cell].clone(),
-                column: cell % plan.columns.len(),
+                activation: plan.cells[*cell].point.to_string(),
+                column: cell % plan.labels.len(),
                 part: None,
                 estimate: effects[*cell],
                 exact: value - unchanged,
@@ -115,17 +131,7 @@ pub fn estimate(
         }
     };
     let values: Vec<f64> = effects.iter().map(|effect| unchanged + effect).collect();
-    let grid = Grid {
-        layers: sweep.layers.clone(),
-        features: Vec::new(),
-        columns: plan.labels(),
-        activations: plan.names(),
-        values: values.chunks(plan.columns.len()).map(<[f64]>::to_vec).collect(),
-        unchanged,
-        base: of_base,
-        metric: sweep.metric,
-    };
-    Ok(Estimate { grid, check })
+    Ok(Estimate { grid: plan.grid(values, unchanged, of_base, sweep.metric), check })
 }
 
 /// The place where a cell's activation is read. A head's output is linear in its mixed values, which are much smaller.

@@ -11,7 +11,10 @@ pub struct Grid {
     pub layers: Vec<usize>,
     /// The feature of each row, where a dictionary's features are changed; else empty.
     pub features: Vec<u32>,
-    /// What each column changes: `position 3`, `head 2`, `mlp_out`.
+    /// Along experts the number of changed tokens that go through each, layers by columns: where none does, the effect is
+    /// exactly 0. Else empty.
+    pub routed: Vec<Vec<usize>>,
+    /// What each column changes: `position 3`, `head 2`, `mlp_out`, `expert 5`.
     pub columns: Vec<String>,
     /// The activation of each cell, row by row.
     pub activations: Vec<Vec<String>>,
@@ -51,6 +54,9 @@ impl Grid {
         });
         if !self.features.is_empty() {
             json["features"] = json!(self.features);
+        }
+        if !self.routed.is_empty() {
+            json["routed"] = json!(self.routed);
         }
         json
     }

@@ -6,9 +6,12 @@
 
 mod additions;
 mod cells;
+mod experts;
 mod grid;
 mod metric;
+mod plan;
 mod sweep;
+mod values;
 
 use std::collections::BTreeSet;
 
@@ -26,8 +29,9 @@ use crate::tap::Tap;
 pub use additions::{Addition, Additions};
 pub use grid::Grid;
 pub use metric::Metric;
+pub(crate) use plan::Plan;
+pub(crate) use sweep::Exact;
 pub use sweep::{Along, By, Sweep, sweep};
-pub(crate) use sweep::{Exact, Plan};
 
 /// Activations put from the base run into the target run.
 #[derive(Debug, Clone)]

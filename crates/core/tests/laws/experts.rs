@@ -219,6 +219,32 @@ fn without_any_expert_left_only_the_shared_ones_give_something() {
 }
 
 #[test]
+fn to_remove_all_experts_is_to_remove_what_they_add_together() {
+    for_every_model(|name, model| {
+        for (l, layer, ..) in routed(model) {
+            let removed = under(model, all_points(model), &[format!("expert_out_{l}@all=0")]);
+            // No factor lets anything through.
+            let closed = under(model, all_points(model), &[format!("router_weights_{l}@all=0")]);
+            assert_same_bits(
+                format_args!("{name}, layer {l}"),
+                values(&removed, "logits"),
+                values(&closed, "logits"),
+            );
+            // The shared experts are left; a projection after a compressed sum has a bias.
+            if adds_as_it_gives(layer) && layer.experts_latent().is_none() && model.dtype() == Dtype::F32 {
+                let out = values(&removed, &format!("mlp_out_{l}"));
+                match removed.get(format!("shared_out_{l}")) {
+                    Some(shared) => {
+                        assert_same_bits(format_args!("{name}, mlp_out_{l}"), shared.values(), out);
+                    }
+                    None => assert!(out.iter().all(|x| *x == 0.0), "{name}, mlp_out_{l}"),
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn weights_of_renormalised_routers_sum_to_their_scale() {
     for_every_variant(|name, model| {
         let cache = capture(model, &two_rows(model), all_points(model));

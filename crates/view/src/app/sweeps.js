@@ -28,7 +28,9 @@ function grid(label) {
     const most = reach(layers.flatMap((_, i) => data.columns.map((_, j) => effect(i, j))));
     const place = data.columns.map((name) => /^(position|head) (\d+)$/.exec(name)).map((match) => match && [match[1], Number(match[2])]);
     const text = (j) => (place[j]?.[0] === "position" ? data.tokens[place[j][1]]?.text ?? "" : null);
-    heat.width = place[0]?.[0] === "head" ? 58 : 76;
+    const expert = (j) => /^expert (\d+)$/.exec(data.columns[j])?.[1];
+    const unreached = (i, j) => data.routed?.[row(i)][j] === 0;
+    heat.width = place[0]?.[0] === "head" || data.routed ? 58 : 76;
     const digits = most >= 100 ? 0 : most >= 10 ? 1 : most >= 0.1 ? 2 : 4;
     panel.body.replaceChildren(
       el("div", { class: "lines" }, data.words.map((words) => el("p", {}, words)), Object.entries(data.prompts).map(([what, said]) => el("p", {}, `${what}: `, token(said)))),
@@ -40,14 +42,15 @@ function grid(label) {
     };
     heat.show({
       rows: layers.length, columns: data.columns.length, chosen,
-      row: (i) => `layer ${layers[i]}`, column: (j) => (place[j]?.[0] === "head" ? `H${place[j][1]}` : place[j] ? String(place[j][1]) : data.columns[j]),
+      row: (i) => `layer ${layers[i]}`, column: (j) => (place[j]?.[0] === "head" ? `H${place[j][1]}` : place[j] ? String(place[j][1]) : expert(j) ? `E${expert(j)}` : data.columns[j]),
       foot: text(0) === null ? undefined : (j) => printable(text(j)),
       cell: (i, j) => {
         const x = effect(i, j);
+        if (unreached(i, j)) return { rgb: null, text: "-" };
         return { rgb: Number.isFinite(x) ? diverging(x / most) : null, nan: !Number.isFinite(x), text: Math.abs(x) >= most / 200 ? x.toFixed(digits) : "" };
       },
-      words: (i, j) => `${data.activations[row(i)][j]}, ${data.columns[j]}: effect ${signed(effect(i, j))}`,
-      tip: (i, j) => [el("b", {}, data.activations[row(i)][j]), ` ${data.columns[j]} `, text(j) === null ? "" : token(text(j)), el("br"), `effect ${signed(effect(i, j), 4)}, metric ${data.values[row(i)][j].toFixed(4)}`],
+      words: (i, j) => `${data.activations[row(i)][j]}, ${data.columns[j]}: ${unreached(i, j) ? "no token goes through it" : `effect ${signed(effect(i, j))}`}`,
+      tip: (i, j) => [el("b", {}, data.activations[row(i)][j]), ` ${data.columns[j]} `, text(j) === null ? "" : token(text(j)), data.routed ? `tokens through it: ${data.routed[row(i)][j]}` : "", el("br"), `effect ${signed(effect(i, j), 4)}, metric ${data.values[row(i)][j].toFixed(4)}`],
       select: (i, j) => change({ layer: layers[i], ...(place[j] ? { [place[j][0]]: place[j][1] } : {}) }),
     });
   };
@@ -63,7 +66,7 @@ const estimated = () => (state.estimate ? ["--estimate", "--check", "10"] : []);
 export const patch = new Panel({
   id: "patch", title: "Patching", about: "Activations of a base prompt are put into the run of the prompt, one place after another.",
   needs: ["prompt", "base", "along", "site", "sweep", "answer", "against", "estimate"], points: ["position", "layer", "head", "views"], manual: "Patch",
-  controls: [base("Base prompt"), metric(), ...tokens(), field("Along", bound("along", choice([["positions", "positions"], ["heads", "heads"], ["sites", "sites"]], state.along, (along) => change({ along })))),
+  controls: [base("Base prompt"), metric(), ...tokens(), field("Along", bound("along", choice([["positions", "positions"], ["heads", "heads"], ["sites", "sites"], ["experts", "experts"]], state.along, (along) => change({ along })))),
     field("Site", bound("site", line(state.site, (site) => change({ site }), { size: "12", placeholder: "resid_in, head_out" }))), estimate()],
   formats: ["html", "svg", "png", "csv", "json"],
   look: async (panel) => patched.take(await panel.run(["patch", "--base", state.base, "--along", state.along, ...(state.site ? ["--site", state.site] : []), "--metric", state.sweep, ...named(), ...estimated(), "--", state.prompt]), panel),
@@ -71,9 +74,9 @@ export const patch = new Panel({
 });
 
 export const ablate = new Panel({
-  id: "ablate", title: "Ablation", about: "What removing each head, position or part does to the prediction.",
+  id: "ablate", title: "Ablation", about: "What removing each head, position, part or expert does to the prediction.",
   needs: ["prompt", "heads", "remove", "sweep", "answer", "against", "estimate", "base"], points: ["position", "layer", "head", "views"], manual: "Ablate",
-  controls: [metric(), ...tokens(), field("Remove", bound("heads", choice([["heads", "heads"], ["positions", "positions"], ["sites", "attention and MLPs"]], state.heads, (heads) => change({ heads })))),
+  controls: [metric(), ...tokens(), field("Remove", bound("heads", choice([["heads", "heads"], ["positions", "positions"], ["sites", "attention and MLPs"], ["experts", "experts of a mixture"]], state.heads, (heads) => change({ heads })))),
     field("By", bound("remove", choice([["zero", "zeros"], ["mean", "the mean over the prompt"], ["resample", "the base prompt's"]], state.remove, (remove) => change({ remove })))), base("Base prompt"), estimate()],
   formats: ["html", "svg", "png", "csv", "json"],
   look: async (panel) => {

@@ -1,4 +1,4 @@
-//! A grid of effects of many changes: layers by positions, heads or sites; features by positions.
+//! A grid of effects of many changes: layers by positions, heads, sites or experts; features by positions.
 
 mod html;
 mod picture;
@@ -34,7 +34,7 @@ pub struct GridReport {
 /// The heading of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GridColumn {
-    /// `3`, `head 2`, `mlp_out`.
+    /// `3`, `head 2`, `mlp_out`, `E5`.
     pub label: String,
     /// The token at a position: untrusted text.
     pub token: Option<String>,
@@ -58,6 +58,9 @@ pub struct GridCell {
     pub value: f64,
     /// The metric with the change minus the metric without it.
     pub effect: f64,
+    /// Of an expert, the number of changed tokens that go through it; where none does, pictures have a mark in place of
+    /// the number.
+    pub routed: Option<usize>,
 }
 
 /// The meaning of positive and negative numbers, after these words; a sign that no number has is omitted.
@@ -88,6 +91,11 @@ impl GridReport {
         let text = format!("{effect:+.decimals$}");
         // Zero has no sign.
         if text[1..].bytes().all(|b| matches!(b, b'0' | b'.')) { text[1..].to_owned() } else { text }
+    }
+
+    /// A cell's effect, or the mark of a change that nothing goes through.
+    fn text(&self, cell: &GridCell) -> String {
+        if cell.routed == Some(0) { "-".to_owned() } else { self.number(cell.effect) }
     }
 
     /// The lines about model, change and metric, ready for display. ` · ` separates parts here; otherwise it would be

@@ -47,7 +47,7 @@ fn draw(report: &GridReport, coverage: Option<Coverage>) -> String {
     for (column, head) in report.columns.iter().enumerate() {
         let text = head.token.as_ref().unwrap_or(&head.label);
         let size = |text: &str| pieces(text).iter().map(|p| columns(&p.text)).sum::<usize>();
-        let numbers = report.rows.iter().map(|row| report.number(row.cells[column].effect).len());
+        let numbers = report.rows.iter().map(|row| report.text(&row.cells[column]).len());
         let need = numbers.chain([size(text), columns(&head.label)]).max().unwrap_or(0).clamp(NARROW, WIDE);
         edges.push((edges[column] + need as f64 * SIZE * ADVANCE + 6.0).round());
     }
@@ -132,8 +132,14 @@ impl Picture<'_> {
             let ground = diverging(cell.effect / self.report.reach());
             let token = self.report.columns[column].token.as_ref();
             let token = token.map(|token| format!(" at `{}`", printable(token))).unwrap_or_default();
-            let shown = self.report.number(cell.effect);
-            let words = format!("{}{token}: {} (effect {shown})", printable(&cell.activation), cell.value);
+            let shown = self.report.text(cell);
+            let name = printable(&cell.activation);
+            let words = match cell.routed {
+                None => format!("{name}{token}: {} (effect {shown})", cell.value),
+                Some(0) => format!("{name}: no changed token goes through it"),
+                Some(1) => format!("{name}, 1 token: {} (effect {shown})", cell.value),
+                Some(n) => format!("{name}, {n} tokens: {} (effect {shown})", cell.value),
+            };
             self.svg.raw(format_args!(
                 r#"<rect x="{}" y="{}" width="{}" height="{}" fill="{}"><title>{}</title></rect>"#,
                 number(x),

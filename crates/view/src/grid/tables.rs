@@ -9,19 +9,23 @@ use crate::text::{self, printable};
 /// One row per cell.
 #[must_use]
 pub fn table(report: &GridReport) -> Table<'_> {
+    let is_routed = report.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.routed.is_some());
     let rows = report.rows.iter().flat_map(move |row| {
         report.columns.iter().zip(&row.cells).map(move |(column, found)| {
-            vec![
+            let mut cells = vec![
                 Cell::exact(&row.label),
                 Cell::exact(&column.label),
                 Cell::optional(column.token.as_ref()),
                 Cell::exact(&found.activation),
                 Cell::exact(found.value),
                 Cell::exact(found.effect),
-            ]
+            ];
+            cells.extend(is_routed.then(|| Cell::optional(found.routed)));
+            cells
         })
     });
-    Table::new(&[report.row_kind, "column", "token", "activation", "value", "effect"], rows)
+    let header = [report.row_kind, "column", "token", "activation", "value", "effect", "routed"];
+    Table::new(if is_routed { &header } else { &header[..6] }, rows)
 }
 
 /// A Markdown table of effects, the last layer on top.
@@ -40,7 +44,7 @@ pub fn markdown(report: &GridReport) -> String {
     let tokens =
         report.columns.iter().map(|column| Cell::token(column.token.as_ref().unwrap_or(&column.label)));
     let rows = report.rows_downwards().map(|row| {
-        let effects = row.cells.iter().map(|cell| Cell::new(report.number(cell.effect), cell.effect));
+        let effects = row.cells.iter().map(|cell| Cell::new(report.text(cell), cell.effect));
         std::iter::once(Cell::token(&row.label)).chain(effects).collect()
     });
     out + &Table::of_cells(std::iter::once(Cell::exact(report.row_kind)).chain(tokens).collect(), rows)

@@ -31,8 +31,7 @@ pub fn terminal(report: &GridReport, width: usize, colour: ColourDepth) -> Strin
     let _ = writeln!(out, "{}\n", super::meaning(report, ["positive", "negative"]));
 
     let label = report.rows.iter().map(|row| columns(&printable(&row.label))).max().unwrap_or(0);
-    let widest =
-        |column: usize| report.rows.iter().map(|row| report.number(row.cells[column].effect).len()).max();
+    let widest = |column: usize| report.rows.iter().map(|row| report.text(&row.cells[column]).len()).max();
     let heads: Vec<String> =
         report.columns.iter().map(|c| printable(c.token.as_ref().unwrap_or(&c.label))).collect();
     let cell = (0..heads.len()).filter_map(widest).max().unwrap_or(0).max(5);
@@ -44,7 +43,7 @@ pub fn terminal(report: &GridReport, width: usize, colour: ColourDepth) -> Strin
         let name = printable(&row.label);
         let _ = write!(out, "{}{name}", blanks(&name, label));
         for value in row.cells.iter().take(fits) {
-            let number = report.number(value.effect);
+            let number = report.text(value);
             let padded = format!("{}{number}", blanks(&number, cell));
             let _ = write!(out, " {}", painted(&padded, value.effect / report.reach(), colour));
         }

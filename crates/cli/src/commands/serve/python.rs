@@ -37,6 +37,7 @@ const SPELT: &[(&str, &[&str])] = &[
         &[
             "--base",
             "--along",
+            "--experts",
             "--site",
             "--layers",
             "--positions",
@@ -53,6 +54,7 @@ const SPELT: &[(&str, &[&str])] = &[
             "--by",
             "--with",
             "--along",
+            "--experts",
             "--site",
             "--layers",
             "--positions",
@@ -244,9 +246,15 @@ fn sweep(mut call: Call, sweep: &Sweep, along: &str, report: &Value) -> Option<C
         Some(AlongArg::Positions) => "positions",
         Some(AlongArg::Heads) => "heads",
         Some(AlongArg::Sites) => "sites",
+        Some(AlongArg::Experts) => "experts",
         Some(AlongArg::Features) => return None,
     };
     call.text("along", along);
+    if sweep.experts.is_some() {
+        let number = |column: &Value| column.as_str()?.strip_prefix("expert ")?.parse::<usize>().ok();
+        let experts = report["columns"].as_array()?.iter().map(number).collect::<Option<Vec<_>>>()?;
+        call.literal("experts", &json!(experts).to_string());
+    }
     match sweep.site.as_deref() {
         Some(sites) if sites.contains(',') => {
             call.literal("site", &json!(sites.split(',').map(str::trim).collect::<Vec<_>>()).to_string());
