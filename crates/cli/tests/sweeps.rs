@@ -268,7 +268,9 @@ fn experts_are_swept_where_tokens_go_through_them() {
     let last = [&words[..], &pair, &["--positions", "last"]].concat();
     let csv = succeeds(&[&last[..], &["--format", "csv"]].concat());
     assert!(
-        csv.starts_with("layer,column,token,activation,value,effect,routed\nlayer 0,E0,,expert_out_0E0,"),
+        csv.starts_with(
+            "layer,column,token,activation,value,effect,routed\r\n\"layer 0\",E0,,expert_out_0E0,"
+        ),
         "{csv}"
     );
     assert_eq!(csv.lines().filter(|line| line.ends_with(",0,0")).count(), 3 * 2, "{csv}");
@@ -288,14 +290,14 @@ fn experts_are_swept_where_tokens_go_through_them() {
         "{checked}"
     );
     let base =
-        ["patch", "the cat", "--base", "the cot", "-m", &model, "--along", "experts", "--format", "svg"];
+        ["patch", "the cat", "--base", "the dog", "-m", &model, "--along", "experts", "--format", "svg"];
     let svg = succeeds(&base);
-    assert!(svg.contains("zero where the base's token takes other experts"), "{svg}");
+    assert!(svg.contains("token takes other experts, at all positions"), "{svg}");
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prompts.txt");
     let over = file.to_str().unwrap();
-    std::fs::write(&file, "the cat\nthe cot\n").unwrap();
+    std::fs::write(&file, "the cat\nthe dog\n").unwrap();
     let mean = [&words[..], &pair, &["--by", "mean", "--over", over, "--format", "json"]].concat();
     let means = json(&mean);
     assert!(

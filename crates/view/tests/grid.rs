@@ -109,7 +109,10 @@ fn an_expert_that_nothing_goes_through_has_a_mark_in_place_of_a_number() {
     assert_eq!(page.matches(">-<").count(), 3 * 2, "{page}");
     assert!(markdown(&experts).contains("| layer 0 | - | "));
     let csv = table(&experts).csv();
-    assert!(csv.starts_with("layer,column,token,activation,value,effect,routed\nlayer 0,E0,,"), "{csv}");
+    assert!(
+        csv.starts_with("layer,column,token,activation,value,effect,routed\r\n\"layer 0\",E0,,"),
+        "{csv}"
+    );
     assert!(csv.lines().nth(3).unwrap().ends_with(",2"), "{csv}");
     assert!(!table(&report()).csv().contains("routed"));
 }
