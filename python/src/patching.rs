@@ -77,6 +77,7 @@ pub(crate) struct SweepInput {
     along: String,
     /// Numbers of experts; all by default.
     experts: Option<Vec<usize>>,
+    /// None along sites are all that layers add.
     sites: Vec<String>,
     positions: Vec<usize>,
     /// `zero`, `mean`, `resample` or `patch`.
@@ -119,7 +120,7 @@ pub(crate) fn sweep(
     if !written.dictionaries.is_empty() {
         return sweep_of_features(py, model, row, written, progress);
     }
-    let sweep = read(written, row)?;
+    let sweep = read(written, &model.model, row)?;
     let how = match sweep.along {
         Along::Experts { .. } => reports::how_experts_changed(&sweep.by),
         _ => reports::how_changed(&sweep.by),
@@ -196,6 +197,7 @@ fn sweep_of_features(
     let words = GridWords { title, how: &how, prompts, estimated: None };
     let places = GridPlaces {
         names,
+        sites: &[],
         by_position: columns == FeatureColumns::Positions,
         positions: &positions,
         dictionaries: Some(serde_json::Value::Object(record)),
@@ -242,7 +244,7 @@ pub(crate) fn rule(name: &str) -> Result<Rule, Failure> {
     }
 }
 
-fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
+fn read(written: SweepInput, model: &easyroutine::Model, row: &[u32]) -> Result<Sweep, Failure> {
     let n_sites = written.sites.len();
     let layers = written.layers.clone();
     let (along, positions) = (written.along.clone(), written.positions.clone());
@@ -256,6 +258,7 @@ fn read(written: SweepInput, row: &[u32]) -> Result<Sweep, Failure> {
     let along = match (along.as_str(), sites.as_slice()) {
         ("positions", [site]) => Along::Positions { site: *site, positions },
         ("heads", [site]) => Along::Heads { site: *site, positions },
+        ("sites", []) => Along::Sites { sites: Along::parts(model.arch()), positions },
         ("sites", [_, ..]) => Along::Sites { sites: std::mem::take(&mut sites), positions },
         ("experts", [Site::ExpertOut]) => Along::Experts { experts: written.experts.clone(), positions },
         (other, _) => {

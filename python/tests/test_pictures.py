@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -115,6 +116,20 @@ def test_a_grid_of_experts_is_drawn_as_the_command_draws_it() -> None:
     broken = PatchingGrid({**grid.data, "routed": [[1]]})
     with pytest.raises(ValueError, match="as many values"):
         broken.to_svg()
+
+
+def test_layers_that_lack_a_site_have_no_row_or_an_empty_cell() -> None:
+    model = HookedModel.from_pretrained(TINY / "nemotron_h")
+    grid = model.sweep(PROMPT, along="sites")
+    assert grid.columns == ["attn_out", "mixer_out", "mlp_out"]
+    for values, effects, names in zip(grid.values, grid.effects(), grid.data["activations"], strict=True):
+        assert [math.isnan(value) for value in values] == [name == "" for name in names]
+        assert [math.isnan(effect) for effect in effects] == [name == "" for name in names]
+    words = ["ablate", PROMPT, "-m", str(TINY / "nemotron_h"), "--along", "sites", "--metric", "kl", "--format"]
+    assert grid.to_svg() == command(*words, "svg") and grid.to_csv() == command(*words, "csv")
+    assert grid.to_dict() == json.loads(command(*words, "json"))
+    heads = model.sweep(PROMPT, along="heads")
+    assert 0 < len(heads.layers) < len(grid.layers)
 
 
 def test_a_grid_shows_itself(llama: HookedModel, tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ fn experts_are_swept_where_tokens_go_through_them() {
     // Layer 1 is dense.
     assert_eq!((&told["layers"], &told["columns"][4]), (&json_of("[0, 2, 3]"), &"expert 4".into()));
     let facts = told["words"].to_string();
-    for part in ["4 layers, 1 without experts", "expert_out set to zero", "largest: expert_out_"] {
+    for part in ["4 layers, 1 without expert_out", "expert_out set to zero", "largest: expert_out_"] {
         assert!(facts.contains(part), "{part}: {facts}");
     }
     // A cell is the run with that change.
@@ -322,6 +322,34 @@ fn experts_are_swept_where_tokens_go_through_them() {
     assert!(heads.contains("--experts is for --along experts"), "{heads}");
     let dense = fails(2, &["ablate", "the cat", "-m", &tiny("llama"), "--along", "experts"]);
     assert!(dense.contains("this model has no experts"), "{dense}");
+}
+
+#[test]
+fn layers_without_heads_have_no_row_and_layers_without_a_part_an_empty_cell() {
+    let model = tiny("nemotron_h");
+    let words = ["ablate", "the cat", "-m", &model, "--along"];
+    let told = |along: &str| json(&[&words[..], &[along, "--format", "json"]].concat());
+    let heads = told("heads");
+    let layers = heads["layers"].as_array().unwrap();
+    assert!(!layers.is_empty() && layers.len() < 4, "{layers:?}");
+    assert!(heads["words"].to_string().contains("without head_out"), "{heads}");
+    let parts = told("sites");
+    assert_eq!(parts["columns"], json_of(r#"["attn_out", "mixer_out", "mlp_out"]"#));
+    for (names, values) in
+        parts["activations"].as_array().unwrap().iter().zip(parts["values"].as_array().unwrap())
+    {
+        // Each of its blocks has one part.
+        let there = |cells: &serde_json::Value, absent: serde_json::Value| {
+            cells.as_array().unwrap().iter().filter(|cell| **cell != absent).count()
+        };
+        assert_eq!((there(names, "".into()), there(values, serde_json::Value::Null)), (1, 1), "{parts}");
+    }
+    let lines = succeeds(&[&words[..], &["sites", "--format", "tsv"]].concat());
+    assert_eq!(lines.lines().count(), 1 + parts["layers"].as_array().unwrap().len(), "{lines}");
+    let table = succeeds(&[&words[..], &["sites", "--format", "table"]].concat());
+    assert!(!table.contains("NaN"), "{table}");
+    let failed = fails(2, &[&words[..], &["heads", "--layers", "0"]].concat());
+    assert!(failed.contains("none of these layers has `head_out`"), "{failed}");
 }
 
 #[test]

@@ -118,24 +118,10 @@ fn check(name: &str, model: &Model, request: &Sweep, places: &dyn Fn(usize) -> V
     assert!(differing > 0, "{name}: no change changes anything");
 }
 
-/// Whether blocks read only the stream from earlier sections; sweeps of other models are rejected.
-pub(crate) fn can_sweep(case: &str) -> bool {
-    let model = tiny(case);
-    let reads = model.arch().reads_across_blocks();
-    if reads.is_some() {
-        let along = Along::Sites { sites: vec![Site::ResidOut], positions: vec![0] };
-        let metric = Metric::LogitDiff { answer: 7, against: 90 };
-        let request = Sweep { layers: vec![0], along, by: By::Zero, metric };
-        let error = sweep(&model, &target(), &request, |_, _| Ok(())).unwrap_err();
-        assert!(error.to_string().contains("begins in the middle of the pass"), "{case}: {error}");
-    }
-    reads.is_none()
-}
-
 #[test]
 fn every_cell_of_a_sweep_has_the_bits_of_a_whole_run() {
     let metric = Metric::LogitDiff { answer: 7, against: 90 };
-    for case in cases("tiny").into_iter().filter(|case| can_sweep(case)) {
+    for case in cases("tiny") {
         let model = tiny(&case);
         let with = |sites: &[Site]| -> Vec<usize> {
             let has = |layer: &usize| {
@@ -203,7 +189,7 @@ fn a_mean_over_rows_is_one_position_by_position_where_their_lengths_agree() {
 
 #[test]
 fn patching_everything_of_the_base_gives_the_base() {
-    for case in cases("tiny").into_iter().filter(|case| can_sweep(case)) {
+    for case in cases("tiny") {
         let model = tiny(&case);
         let last = model.arch().layers.len() - 1;
         let along = Along::Sites { sites: vec![Site::ResidOut], positions: (0..12).collect() };
@@ -213,6 +199,55 @@ fn patching_everything_of_the_base_gives_the_base() {
         assert_eq!((grid.values[0][0], grid.unchanged, grid.base), (1.0, 0.0, Some(1.0)), "{case}");
         assert_eq!(grid.effects(), [[1.0]]);
     }
+}
+
+#[test]
+fn a_layer_without_any_of_the_sites_has_no_row_and_without_one_of_them_an_empty_cell() {
+    let metric = Metric::LogitDiff { answer: 7, against: 90 };
+    let (mut rows, mut cells) = (0, 0);
+    for case in ["nemotron_h", "qwen3_next", "lfm2", "falcon_h1", "mamba"] {
+        let model = tiny(case);
+        let arch = model.arch();
+        let all: Vec<usize> = (0..arch.layers.len()).collect();
+        let run = |along: Along| {
+            let request = Sweep { layers: all.clone(), along, by: By::Zero, metric };
+            sweep(&model, &target(), &request, |_, _| Ok(()))
+        };
+        let positions = vec![3, 11];
+        let parts = Along::parts(arch);
+        let grid = run(Along::Sites { sites: parts.clone(), positions: positions.clone() }).unwrap();
+        assert_eq!(grid.layers, all, "{case}");
+        for (column, site) in parts.iter().enumerate() {
+            let alone = run(Along::Sites { sites: vec![*site], positions: positions.clone() }).unwrap();
+            for layer in &all {
+                let (value, name) = (grid.values[*layer][column], &grid.activations[*layer][column]);
+                match alone.layers.iter().position(|other| other == layer) {
+                    Some(row) => {
+                        assert_eq!(value.to_bits(), alone.values[row][0].to_bits(), "{case}, {name}");
+                        assert_eq!(name, &alone.activations[row][0]);
+                    }
+                    None => {
+                        assert!(!arch.has(*site, *layer) && value.is_nan() && name.is_empty(), "{case}");
+                        cells += 1;
+                    }
+                }
+            }
+        }
+        let heads = run(Along::Heads { site: Site::HeadOut, positions });
+        match all.iter().filter(|layer| arch.has(Site::HeadOut, **layer)).count() {
+            0 => assert!(heads.unwrap_err().to_string().contains("no layer of this model has `head_out`")),
+            with => {
+                assert_eq!(heads.unwrap().layers.len(), with, "{case}");
+                rows += usize::from(with < all.len());
+            }
+        }
+    }
+    assert!(rows > 1 && cells > 1, "no model lacks anything");
+    let model = tiny("nemotron_h");
+    let along = Along::Heads { site: Site::HeadOut, positions: vec![1] };
+    let request = Sweep { layers: vec![0], along, by: By::Zero, metric };
+    let error = sweep(&model, &target(), &request, |_, _| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("none of these layers has `head_out`"), "{error}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use easyroutine::sites::Site;
 use easyroutine::{Model, Stop};
 
 use crate::common::{cases, extract, tiny, tiny_with};
-use crate::patching::{base, can_sweep, target, whole_run};
+use crate::patching::{base, target, whole_run};
 
 const METRIC: Metric = Metric::LogitDiff { answer: 7, against: 90 };
 const FEW: [usize; 2] = [3, 11];
@@ -25,7 +25,7 @@ fn with_experts(model: &Model) -> Vec<usize> {
 
 /// The models of fixtures that have experts and can be swept.
 fn mixtures() -> Vec<String> {
-    let has = |case: &String| !with_experts(&tiny(case)).is_empty() && can_sweep(case);
+    let has = |case: &String| !with_experts(&tiny(case)).is_empty();
     let found: Vec<String> = cases("tiny").into_iter().filter(has).collect();
     assert!(found.len() > 10 && found.contains(&"nemotron_h_latent".to_owned()), "{found:?}");
     found

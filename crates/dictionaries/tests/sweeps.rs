@@ -86,9 +86,6 @@ fn a_cell_is_a_whole_run_with_its_change_to_the_bit() {
     let (mut changed, mut models) = (0, 0);
     for case in cases() {
         let model = case.model();
-        if model.arch().reads_across_blocks().is_some() {
-            continue;
-        }
         models += 1;
         let (dictionaries, key) = opened(&case, &model);
         let rows = case.rows();

@@ -56,6 +56,30 @@ fn every_format_is_as_expected() {
 }
 
 #[test]
+fn a_cell_without_an_activation_is_empty() {
+    let mut report = report();
+    let filled = [svg(&report), html(&report)].map(|page| page.matches("<rect").count());
+    let lacking = &mut report.rows[1].cells[2];
+    (lacking.activation, lacking.value, lacking.effect) = (String::new(), f64::NAN, f64::NAN);
+    let outputs = [
+        terminal(&report, 100, ColourDepth::True),
+        table(&report).csv(),
+        markdown(&report),
+        svg(&report),
+        html(&report),
+    ];
+    for output in outputs {
+        assert!(!output.contains("NaN"), "{output}");
+    }
+    assert_eq!(
+        [svg(&report), html(&report)].map(|page| page.matches("<rect").count()),
+        filled.map(|n| n - 1)
+    );
+    assert_eq!(table(&report).tsv().lines().count(), 1 + 3 * 5 - 1);
+    assert!(png(&report, 1.0).is_ok());
+}
+
+#[test]
 fn nothing_from_outside_reaches_an_output_raw() {
     let report = report();
     let outputs = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from os import PathLike
@@ -184,13 +185,14 @@ def sweep(
 
     The rows of the grid are ``layers``, numbers or a string such as ``"0:30:5"``, -1 the last; ``along`` chooses its
     columns: positions, heads, sites or experts. ``site`` is what changes, by default ``"resid_in"`` along positions,
-    ``"head_out"`` along heads, ``["attn_out", "mlp_out"]`` along sites.
+    ``"head_out"`` along heads, and along sites what layers add: those of ``["attn_out", "mixer_out", "mlp_out"]`` that the
+    model has. Layers that have none of the sites have no row; along sites, a cell whose layer lacks the site is NaN.
 
     ``along="experts"`` changes what one expert of a mixture gives, before its routing factor, where a token goes through
     it; ``experts`` chooses their numbers. Which experts a token goes through, and with which factors, stays as in the
     unchanged run up to that layer. ``by="mean"`` is the mean over the tokens that go through the expert; ``resample`` and
     ``patch`` put zeros where the token of ``base`` goes through others. An expert that no token goes through has no
-    effect, exactly, and is not run; ``grid.routed`` counts the tokens. Layers without experts have no row.
+    effect, exactly, and is not run; ``grid.routed`` counts the tokens.
 
     ``by`` chooses the replacement at a place: zeros, a mean over ``base``, or the same place in ``base``, a prompt of
     the same length (``patch`` also measures against it). The mean is over the rows of ``base``, position by position
@@ -311,11 +313,10 @@ _METRICS = {
     "p": "probability",
 }
 
-#: What changes along each kind of column, unless sites are named.
+#: What changes along each kind of column, unless sites are named; along sites what each layer adds.
 _SITES = {
     "positions": ["resid_in"],
     "heads": ["head_out"],
-    "sites": ["attn_out", "mlp_out"],
     "experts": ["expert_out"],
 }
 
@@ -375,8 +376,8 @@ class PatchingGrid:
 
     @property
     def values(self) -> list[list[float]]:
-        """The metric under each change, layers by columns."""
-        return [list(row) for row in self.data["values"]]
+        """The metric under each change, layers by columns; NaN where a layer has no such activation."""
+        return [[math.nan if value is None else value for value in row] for row in self.data["values"]]
 
     @property
     def routed(self) -> list[list[int]]:

@@ -30,6 +30,8 @@ pub struct GridWords<'a> {
 pub struct GridPlaces<'a> {
     /// Sites, or keys of features: `attn_out, mlp_out`.
     pub names: String,
+    /// The sites; none for features.
+    pub sites: &'a [Site],
     /// Whether each position is a column.
     pub by_position: bool,
     /// The positions, ascending.
@@ -40,16 +42,10 @@ pub struct GridPlaces<'a> {
 
 impl<'a> From<&'a Along> for GridPlaces<'a> {
     fn from(along: &'a Along) -> Self {
-        let (names, by_position, positions) = match along {
-            Along::Positions { site, positions } => (site.name().to_owned(), true, positions),
-            Along::Heads { site, positions } => (site.name().to_owned(), false, positions),
-            Along::Sites { sites, positions } => {
-                let names: Vec<&str> = sites.iter().map(|site| site.name()).collect();
-                (names.join(", "), false, positions)
-            }
-            Along::Experts { positions, .. } => (Site::ExpertOut.name().to_owned(), false, positions),
-        };
-        GridPlaces { names, by_position, positions, dictionaries: None }
+        let by_position = matches!(along, Along::Positions { .. });
+        let (sites, positions) = (along.sites(), along.positions());
+        let names: Vec<&str> = sites.iter().map(|site| site.name()).collect();
+        GridPlaces { names: names.join(", "), sites, by_position, positions, dictionaries: None }
     }
 }
 
@@ -235,14 +231,15 @@ fn report(subject: &Subject<'_>, changed: &GridPlaces<'_>, grid: &Grid, words: &
             }
         },
     );
-    let layers = &subject.model.arch().layers;
-    let lacking = layers.iter().filter(|layer| layer.experts().is_none()).count();
-    let without = match lacking > 0 && !grid.routed.is_empty() {
-        true => format!(", {lacking} without experts"),
-        false => String::new(),
+    let arch = subject.model.arch();
+    let lacks = |layer: &usize| !changed.sites.iter().any(|site| arch.has(*site, *layer));
+    let without = match (0..arch.layers.len()).filter(lacks).count() {
+        n if n > 0 && !changed.sites.is_empty() => format!(", {n} without {names}"),
+        _ => String::new(),
     };
+    let n_layers = arch.layers.len();
     let mut lines = vec![
-        format!("{model} · {} layers{without} · {} · {bos}", layers.len(), dtype_name(subject.model.dtype())),
+        format!("{model} · {n_layers} layers{without} · {} · {bos}", dtype_name(subject.model.dtype())),
         format!("{names} {}, {places}", words.how),
         format!("metric: {name}, at the last token · unchanged {:.4}{base}", grid.unchanged),
     ];

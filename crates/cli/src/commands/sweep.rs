@@ -220,7 +220,7 @@ fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Alon
         AlongArg::Experts => ("expert_out", Scope::Expert),
         AlongArg::Positions => ("resid_in", Scope::Layer),
         AlongArg::Heads => ("head_out", Scope::Head),
-        AlongArg::Sites => ("attn_out,mlp_out", Scope::Layer),
+        AlongArg::Sites => ("", Scope::Layer),
         AlongArg::Features => {
             return Err(Failure::usage("--along features: no dictionary is given")
                 .hint("name one: --dict NAME=PATH; its features are features_NAME"));
@@ -234,8 +234,12 @@ fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Alon
                 .hint(near.map_or("see docs/SITES.md".to_owned(), |near| format!("did you mean {near}?")))
         })
     };
-    let sites =
-        sweep.site.as_deref().unwrap_or(default).split(',').map(named).collect::<Result<Vec<_>, _>>()?;
+    let sites = match (&sweep.site, along) {
+        (None, AlongArg::Sites) => Along::parts(opened.session.model.arch()),
+        (site, _) => {
+            site.as_deref().unwrap_or(default).split(',').map(named).collect::<Result<Vec<_>, _>>()?
+        }
+    };
     if let Some(twice) = sites.iter().enumerate().find(|(i, site)| sites[..*i].contains(site)) {
         return Err(Failure::usage(format!("--site: {} is named twice", twice.1.name())));
     }

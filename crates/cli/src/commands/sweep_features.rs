@@ -143,6 +143,7 @@ impl Places {
     pub(super) fn shown(&self) -> GridPlaces<'_> {
         GridPlaces {
             names: self.names.clone(),
+            sites: &[],
             by_position: self.columns == FeatureColumns::Positions,
             positions: &self.positions,
             dictionaries: Some(self.dictionaries.clone()),

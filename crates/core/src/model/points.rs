@@ -59,6 +59,11 @@ impl Arch {
         }
     }
 
+    /// Whether a layer has a site, in any of its heads or experts.
+    pub fn has(&self, site: Site, layer: usize) -> bool {
+        self.points_of(site, layer).is_ok_and(|points| !points.is_empty())
+    }
+
     /// Width of a token's vector at a point; `None` if it has one number per key instead, or if the architecture lacks
     /// the point.
     pub fn width(&self, point: Point) -> Option<usize> {

@@ -4,7 +4,6 @@ use easyroutine_sites::Point;
 
 use super::cells::{Cell, Unchanged};
 use super::metric::Measured;
-use super::sweep::check_model;
 use super::{Metric, last_logits};
 use crate::batch::Batch;
 use crate::edit::{RowAction, Tensor, check_access};
@@ -49,9 +48,9 @@ impl<'a> Additions<'a> {
     /// Runs the row, and the base that the metric is compared with.
     ///
     /// # Errors
-    /// If the row is empty, a block of the model reads more than the stream before it, or the metric cannot be computed.
+    /// If the row is empty, the model has no unembedding, or the metric cannot be computed.
     pub fn new(model: &'a Model, row: &'a [u32], base: Option<&[u32]>, metric: Metric) -> Result<Self> {
-        check_model(model)?;
+        model.unembedding()?;
         Batch::new(&[row])?;
         let base = base.map(|base| last_logits(model, &[Row::of(0, base)], ())).transpose()?;
         let base = base.and_then(|mut logits| logits.pop());

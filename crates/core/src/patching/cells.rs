@@ -1,4 +1,7 @@
 //! Cells of a sweep as rows of one batch, each run only from the block and position of its change on.
+//!
+//! Where blocks read more than the stream that enters them (Gemma 4's further inputs of each layer, keys of an earlier
+//! layer), each runs whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +17,9 @@ use crate::tap::{Tap, Value, Want};
 
 /// Tokens run at a time: enough for full arithmetic speed, few enough for memory.
 const TOKENS: usize = 2048;
+
+/// Rows whose logits are held at a time: those of all cells together would be the largest array of a sweep.
+const ROWS: usize = 32;
 
 /// Changes made to the row together.
 #[derive(Debug)]
@@ -74,6 +80,12 @@ impl<'a> Cell<'a> {
     }
 }
 
+impl Change<'_> {
+    fn push(&self, edits: &mut Edits, row: usize) -> Result<()> {
+        edits.push(self.point.canonical(), row, self.positions, self.action)
+    }
+}
+
 impl<'a> Unchanged<'a> {
     pub(super) fn run(model: &'a Model, row: &'a [u32]) -> Result<Self> {
         let mut cache = KvCache::new(model.arch(), 1);
@@ -89,6 +101,9 @@ impl<'a> Unchanged<'a> {
         cells: &[Cell<'_>],
         mut each: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
+        if self.model.arch().reads_across_blocks().is_some() {
+            return self.change_whole(cells, &mut each);
+        }
         let mut order: Vec<usize> = (0..cells.len()).collect();
         order.sort_by_key(|i| cells[*i].start);
         let mut rest = order.as_slice();
@@ -102,6 +117,28 @@ impl<'a> Unchanged<'a> {
             let (group, later) = rest.split_at(count);
             self.change_at_once(cells, group, &mut each)?;
             rest = later;
+        }
+        Ok(())
+    }
+
+    /// Runs cells from the first block and token on, as the rows of batches.
+    fn change_whole(
+        &self,
+        cells: &[Cell<'_>],
+        each: &mut impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let at_once = (TOKENS / self.row.len().max(1)).clamp(1, ROWS);
+        for (group, part) in cells.chunks(at_once).enumerate() {
+            let mut edits = Edits::default();
+            for (row, cell) in part.iter().enumerate() {
+                cell.changes.iter().try_for_each(|change| change.push(&mut edits, row))?;
+            }
+            let batch = Batch::new(&vec![self.row; part.len()])?;
+            let mut taps = (edits, LastLogits::of(0..part.len()));
+            self.model.forward(&batch, &mut taps)?;
+            for (row, logits) in taps.1.logits.iter().flatten().enumerate() {
+                each(group * at_once + row, logits)?;
+            }
         }
         Ok(())
     }
@@ -138,18 +175,17 @@ impl<'a> Unchanged<'a> {
             }
             let mut edits = Edits::default();
             for (row, i) in group[..active].iter().enumerate() {
-                for change in cells[*i].changes.iter().filter(|change| change.point.layer() == Some(layer)) {
-                    edits.push(change.point.canonical(), row, change.positions, change.action)?;
-                }
+                let mut of_layer =
+                    cells[*i].changes.iter().filter(|change| change.point.layer() == Some(layer));
+                of_layer.try_for_each(|change| change.push(&mut edits, row))?;
             }
             let rows = vec![0; active];
             let states = self.states(layer, &batch)?;
             let shared = Shared { cache: &self.cache, rows: &rows, states: &states, joined: &mut joined };
             model.run_sections([At::Block(layer)], &batch, shared, &mut stream, &mut edits)?;
         }
-        // Logits of all cells together would be the largest array of the sweep.
-        for part in (0..group.len()).step_by(32) {
-            let of = part..group.len().min(part + 32);
+        for part in (0..group.len()).step_by(ROWS) {
+            let of = part..group.len().min(part + ROWS);
             let rows = vec![0; group.len()];
             let states = BTreeMap::new();
             let shared = Shared { cache: &self.cache, rows: &rows, states: &states, joined: &mut joined };

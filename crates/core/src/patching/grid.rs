@@ -16,9 +16,9 @@ pub struct Grid {
     pub routed: Vec<Vec<usize>>,
     /// What each column changes: `position 3`, `head 2`, `mlp_out`, `expert 5`.
     pub columns: Vec<String>,
-    /// The activation of each cell, row by row.
+    /// The activation of each cell, row by row; empty along sites where the layer lacks one and has another.
     pub activations: Vec<Vec<String>>,
-    /// The metric under each change.
+    /// The metric under each change; NaN where there is no activation.
     ///
     /// # Shapes
     /// layers by columns.

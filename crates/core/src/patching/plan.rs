@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use easyroutine_sites::{Access, Point, Scope, Site};
 
 use super::experts;
-use super::sweep::check_model;
 use super::values::Values;
 use super::{Along, By, Grid, Metric, Sweep};
+use crate::arch::Arch;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -25,12 +25,14 @@ pub(crate) struct Plan {
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) point: Point,
-    /// Ascending; of an expert those whose tokens go through it.
+    /// Ascending; of an expert those whose tokens go through it, of a site that the layer lacks none.
     pub(crate) positions: Vec<usize>,
+    /// Whether the layer has the site.
+    is_there: bool,
 }
 
 impl Planned {
-    /// Whether anything changes: nothing does at an expert that no token goes through.
+    /// Whether anything changes: nothing does at an expert that no token goes through, nor at a site that is not there.
     pub(crate) fn changes(&self) -> bool {
         !self.positions.is_empty()
     }
@@ -38,7 +40,7 @@ impl Planned {
 
 impl Plan {
     pub(crate) fn new(model: &Model, row: &[u32], sweep: &Sweep) -> Result<Self> {
-        check_model(model)?;
+        model.unembedding()?;
         let layers = sweep.along.layers(model, &sweep.layers)?;
         let columns = sweep.along.columns(model, &layers, row.len())?;
         let is_of_experts = matches!(sweep.along, Along::Experts { .. });
@@ -46,13 +48,18 @@ impl Plan {
         let mut cells = Vec::with_capacity(layers.len() * columns.len());
         for layer in &layers {
             for column in &columns {
-                let point = column.point(model, *layer)?;
+                let point = column.point(*layer);
+                if sweep.along.may_lack(model, point) {
+                    cells.push(Planned { point, positions: Vec::new(), is_there: false });
+                    continue;
+                }
+                model.arch().check_point(point)?;
                 let mut positions = column.positions.clone();
                 if is_of_experts {
                     let through = routes.get(&point).map_or(&[][..], Vec::as_slice);
                     positions.retain(|position| through.binary_search(position).is_ok());
                 }
-                cells.push(Planned { point, positions });
+                cells.push(Planned { point, positions, is_there: true });
             }
         }
         let labels = columns.into_iter().map(|column| column.label).collect();
@@ -85,10 +92,13 @@ impl Plan {
         let n_columns = self.labels.len();
         let rows = || self.cells.chunks(n_columns);
         let counts = |row: &[Planned]| row.iter().map(|cell| cell.positions.len()).collect();
+        let name = |cell: &Planned| if cell.is_there { cell.point.to_string() } else { String::new() };
+        let values: Vec<f64> =
+            self.cells.iter().zip(values).map(|(cell, x)| if cell.is_there { x } else { f64::NAN }).collect();
         Grid {
             features: Vec::new(),
             routed: if self.is_of_experts { rows().map(counts).collect() } else { Vec::new() },
-            activations: rows().map(|row| row.iter().map(|cell| cell.point.to_string()).collect()).collect(),
+            activations: rows().map(|row| row.iter().map(name).collect()).collect(),
             values: values.chunks(n_columns).map(<[f64]>::to_vec).collect(),
             layers: self.layers,
             columns: self.labels,
@@ -117,51 +127,81 @@ enum Of {
 }
 
 impl Column {
-    fn point(&self, model: &Model, layer: usize) -> Result<Point> {
-        let point = match self.of {
+    fn point(&self, layer: usize) -> Point {
+        match self.of {
             Of::Layer => Point::layer_of(self.site, layer),
             Of::Head(head) => Point::head_of(self.site, layer, head),
             Of::Expert(expert) => Point::expert_of(self.site, layer, expert),
-        };
-        model.arch().check_point(point).map(|()| point)
+        }
     }
 }
 
 impl Along {
-    /// The rows of the grid: of experts the layers that have some.
-    fn layers(&self, model: &Model, asked: &[usize]) -> Result<Vec<usize>> {
-        let layers = &model.arch().layers;
-        if let Some(layer) = asked.iter().find(|layer| **layer >= layers.len()) {
-            return Err(Error::input(format!("no layer {layer}; the model has 0 to {}", layers.len() - 1)));
-        }
-        if asked.is_empty() {
-            return Err(Error::input("no layers to sweep over"));
-        }
-        if !matches!(self, Along::Experts { .. }) {
-            return Ok(asked.to_vec());
-        }
-        let with: Vec<usize> =
-            asked.iter().copied().filter(|layer| layers[*layer].experts().is_some()).collect();
-        if !with.is_empty() {
-            return Ok(with);
-        }
-        let others: Vec<String> = (0..layers.len())
-            .filter(|layer| layers[*layer].experts().is_some())
-            .map(|layer| layer.to_string())
-            .collect();
-        Err(match others.is_empty() {
-            true => Error::input("this model has no experts").hint("sweep along positions, heads or sites"),
-            false => Error::input("none of these layers has experts")
-                .hint(format!("layers with experts: {}", others.join(", "))),
-        })
+    /// The sites whose columns show what each layer adds: attention, recurrence and MLP, as far as the model has them.
+    pub fn parts(arch: &Arch) -> Vec<Site> {
+        let has = |site: &Site| (0..arch.layers.len()).any(|layer| arch.has(*site, layer));
+        [Site::AttnOut, Site::MixerOut, Site::MlpOut].into_iter().filter(has).collect()
     }
 
-    fn columns(&self, model: &Model, layers: &[usize], length: usize) -> Result<Vec<Column>> {
+    /// The sites of its columns.
+    pub fn sites(&self) -> &[Site] {
+        match self {
+            Along::Positions { site, .. } | Along::Heads { site, .. } => std::slice::from_ref(site),
+            Along::Sites { sites, .. } => sites,
+            Along::Experts { .. } => &[Site::ExpertOut],
+        }
+    }
+
+    /// The positions that it names.
+    pub fn positions(&self) -> &[usize] {
         let (Along::Positions { positions, .. }
         | Along::Heads { positions, .. }
         | Along::Sites { positions, .. }
         | Along::Experts { positions, .. }) = self;
-        let mut positions = positions.clone();
+        positions
+    }
+
+    /// Whether a cell is left empty because its layer lacks the site and has another of these.
+    fn may_lack(&self, model: &Model, point: Point) -> bool {
+        matches!(self, Along::Sites { .. }) && model.arch().lacks(point).is_some()
+    }
+
+    /// The rows of the grid: the layers that have any of the sites.
+    fn layers(&self, model: &Model, asked: &[usize]) -> Result<Vec<usize>> {
+        let arch = model.arch();
+        if let Some(layer) = asked.iter().find(|layer| **layer >= arch.layers.len()) {
+            let last = arch.layers.len() - 1;
+            return Err(Error::input(format!("no layer {layer}; the model has 0 to {last}")));
+        }
+        let Some(first) = asked.first() else { return Err(Error::input("no layers to sweep over")) };
+        let sites = self.sites();
+        let has = |layer: &usize| sites.iter().any(|site| arch.has(*site, *layer));
+        let with: Vec<usize> = asked.iter().copied().filter(has).collect();
+        if !with.is_empty() {
+            return Ok(with);
+        }
+        let others: Vec<String> = (0..arch.layers.len()).filter(has).map(|layer| layer.to_string()).collect();
+        let named: Vec<String> = sites.iter().map(|site| format!("`{}`", site.name())).collect();
+        let (of_experts, names) = match self {
+            Along::Experts { .. } => (true, "experts".to_owned()),
+            _ => (false, named.join(" or ")),
+        };
+        if !others.is_empty() {
+            return Err(Error::input(format!("none of these layers has {names}"))
+                .hint(format!("layers with {names}: {}", others.join(", "))));
+        }
+        if of_experts {
+            return Err(
+                Error::input("this model has no experts").hint("sweep along positions, heads or sites")
+            );
+        }
+        // What a layer says of a site that it lacks holds for all of them.
+        let why = sites.first().and_then(|site| arch.points_of(*site, *first).err());
+        Err(why.unwrap_or_else(|| Error::input(format!("no layer of this model has {names}"))))
+    }
+
+    fn columns(&self, model: &Model, layers: &[usize], length: usize) -> Result<Vec<Column>> {
+        let mut positions = self.positions().to_vec();
         positions.sort_unstable();
         positions.dedup();
         let column =

@@ -8,7 +8,7 @@ use super::plan::{Plan, Planned};
 use super::values::{Values, as_long};
 use super::{Grid, Metric, last_logits, set};
 use crate::edit::{RowAction, Tensor};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::model::Model;
 use crate::positions::Row;
 
@@ -25,7 +25,7 @@ pub struct Sweep {
     pub metric: Metric,
 }
 
-/// The columns of a grid.
+/// The columns of a grid. Layers that have none of the sites have no row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Along {
     /// Single positions, of one site.
@@ -42,14 +42,14 @@ pub enum Along {
         /// The positions.
         positions: Vec<usize>,
     },
-    /// Single sites, at all these positions at once.
+    /// Single sites, at all these positions at once. A layer that lacks one and has another has an empty cell.
     Sites {
         /// The sites, one per layer.
         sites: Vec<Site>,
         /// The positions.
         positions: Vec<usize>,
     },
-    /// Single experts, each where a token of these positions goes through it. Layers without experts have no row.
+    /// Single experts, each where a token of these positions goes through it.
     Experts {
         /// Numbers of experts; `None` for all.
         experts: Option<Vec<usize>>,
@@ -100,7 +100,7 @@ impl By {
 }
 
 /// Makes every change of a sweep to a row. Each gives the bits of a whole run with that change, but runs only the
-/// blocks from its layer on and the tokens from its position on. A cell of an expert that no changed token goes through
+/// blocks from its layer on and the tokens from its position on, unless blocks read more than the stream before them. A cell of an expert that no changed token goes through
 /// has exactly the metric without a change, and is not run. `progress` gets the number of runs done and in total.
 ///
 /// # Errors
@@ -187,13 +187,4 @@ impl<'a> Exact<'a> {
         })?;
         Ok(found)
     }
-}
-
-/// Refuses a model without logits, or whose blocks read more than the stream.
-pub(super) fn check_model(model: &Model) -> Result<()> {
-    model.unembedding()?;
-    let Some(what) = model.arch().reads_across_blocks() else { return Ok(()) };
-    let what = format!("a sweep begins in the middle of the pass, but {what}");
-    Err(Error::new(ErrorKind::Unsupported, what)
-        .hint("an intervention runs the whole pass: change one place after another"))
 }

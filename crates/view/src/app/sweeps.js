@@ -24,8 +24,9 @@ function grid(label) {
     if (!data) return;
     const layers = [...data.layers].reverse();
     const row = (i) => data.layers.length - 1 - i;
-    const effect = (i, j) => data.values[row(i)][j] - data.unchanged;
-    const most = reach(layers.flatMap((_, i) => data.columns.map((_, j) => effect(i, j))));
+    const effect = (i, j) => (data.values[row(i)][j] ?? NaN) - data.unchanged;
+    const missing = (i, j) => data.activations[row(i)][j] === "";
+    const most = reach(layers.flatMap((_, i) => data.columns.map((_, j) => effect(i, j))).filter(Number.isFinite));
     const place = data.columns.map((name) => /^(position|head) (\d+)$/.exec(name)).map((match) => match && [match[1], Number(match[2])]);
     const text = (j) => (place[j]?.[0] === "position" ? data.tokens[place[j][1]]?.text ?? "" : null);
     const expert = (j) => /^expert (\d+)$/.exec(data.columns[j])?.[1];
@@ -46,11 +47,12 @@ function grid(label) {
       foot: text(0) === null ? undefined : (j) => printable(text(j)),
       cell: (i, j) => {
         const x = effect(i, j);
+        if (missing(i, j)) return { rgb: null, text: "" };
         if (unreached(i, j)) return { rgb: null, text: "-" };
         return { rgb: Number.isFinite(x) ? diverging(x / most) : null, nan: !Number.isFinite(x), text: Math.abs(x) >= most / 200 ? x.toFixed(digits) : "" };
       },
-      words: (i, j) => `${data.activations[row(i)][j]}, ${data.columns[j]}: ${unreached(i, j) ? "no token goes through it" : `effect ${signed(effect(i, j))}`}`,
-      tip: (i, j) => [el("b", {}, data.activations[row(i)][j]), ` ${data.columns[j]} `, text(j) === null ? "" : token(text(j)), data.routed ? `tokens through it: ${data.routed[row(i)][j]}` : "", el("br"), `effect ${signed(effect(i, j), 4)}, metric ${data.values[row(i)][j].toFixed(4)}`],
+      words: (i, j) => missing(i, j) ? `layer ${layers[i]} has no ${data.columns[j]}` : `${data.activations[row(i)][j]}, ${data.columns[j]}: ${unreached(i, j) ? "no token goes through it" : `effect ${signed(effect(i, j))}`}`,
+      tip: (i, j) => missing(i, j) ? [`layer ${layers[i]} has no ${data.columns[j]}`] : [el("b", {}, data.activations[row(i)][j]), ` ${data.columns[j]} `, text(j) === null ? "" : token(text(j)), data.routed ? `tokens through it: ${data.routed[row(i)][j]}` : "", el("br"), `effect ${signed(effect(i, j), 4)}, metric ${data.values[row(i)][j].toFixed(4)}`],
       select: (i, j) => change({ layer: layers[i], ...(place[j] ? { [place[j][0]]: place[j][1] } : {}) }),
     });
   };

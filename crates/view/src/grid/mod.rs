@@ -52,7 +52,7 @@ pub struct GridRow {
 /// The effect of one change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GridCell {
-    /// The changed activation.
+    /// The changed activation; empty where the layer has none, and the cell stays empty.
     pub activation: String,
     /// The metric with the change.
     pub value: f64,
@@ -61,6 +61,13 @@ pub struct GridCell {
     /// Of an expert, the number of changed tokens that go through it; where none does, pictures have a mark in place of
     /// the number.
     pub routed: Option<usize>,
+}
+
+impl GridCell {
+    /// Whether the layer has no such activation.
+    fn is_empty(&self) -> bool {
+        self.activation.is_empty()
+    }
 }
 
 /// The meaning of positive and negative numbers, after these words; a sign that no number has is omitted.
@@ -93,9 +100,13 @@ impl GridReport {
         if text[1..].bytes().all(|b| matches!(b, b'0' | b'.')) { text[1..].to_owned() } else { text }
     }
 
-    /// A cell's effect, or the mark of a change that nothing goes through.
+    /// A cell's effect, or the mark of a change that nothing goes through; nothing where there is no activation.
     fn text(&self, cell: &GridCell) -> String {
-        if cell.routed == Some(0) { "-".to_owned() } else { self.number(cell.effect) }
+        match cell.routed {
+            _ if cell.is_empty() => String::new(),
+            Some(0) => "-".to_owned(),
+            _ => self.number(cell.effect),
+        }
     }
 
     /// The lines about model, change and metric, ready for display. ` · ` separates parts here; otherwise it would be

@@ -127,7 +127,7 @@ impl Picture<'_> {
     fn row(&mut self, row: &super::GridRow, top: f64) {
         let name = Piece::plain(&printable(&row.label));
         self.svg.mono(self.edges[0] - 8.0, top + 15.0, Align::Right, SIZE, "f", &name);
-        for (column, cell) in row.cells.iter().enumerate() {
+        for (column, cell) in row.cells.iter().enumerate().filter(|(_, cell)| !cell.is_empty()) {
             let (x, end) = (self.edges[column], self.edges[column + 1]);
             let ground = diverging(cell.effect / self.report.reach());
             let token = self.report.columns[column].token.as_ref();

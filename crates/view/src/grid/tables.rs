@@ -6,12 +6,13 @@ use super::GridReport;
 use crate::table::{Cell, Table};
 use crate::text::{self, printable};
 
-/// One row per cell.
+/// One row per cell that has an activation.
 #[must_use]
 pub fn table(report: &GridReport) -> Table<'_> {
     let is_routed = report.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.routed.is_some());
     let rows = report.rows.iter().flat_map(move |row| {
-        report.columns.iter().zip(&row.cells).map(move |(column, found)| {
+        let there = report.columns.iter().zip(&row.cells).filter(|(_, found)| !found.is_empty());
+        there.map(move |(column, found)| {
             let mut cells = vec![
                 Cell::exact(&row.label),
                 Cell::exact(&column.label),

@@ -45,7 +45,11 @@ pub fn terminal(report: &GridReport, width: usize, colour: ColourDepth) -> Strin
         for value in row.cells.iter().take(fits) {
             let number = report.text(value);
             let padded = format!("{}{number}", blanks(&number, cell));
-            let _ = write!(out, " {}", painted(&padded, value.effect / report.reach(), colour));
+            let shown = match value.is_empty() {
+                true => padded,
+                false => painted(&padded, value.effect / report.reach(), colour),
+            };
+            let _ = write!(out, " {shown}");
         }
         out.push('\n');
     }
