@@ -258,7 +258,7 @@ fn read(written: SweepInput, model: &easyroutine::Model, row: &[u32]) -> Result<
     let along = match (along.as_str(), sites.as_slice()) {
         ("positions", [site]) => Along::Positions { site: *site, positions },
         ("heads", [site]) => Along::Heads { site: *site, positions },
-        ("sites", []) => Along::Sites { sites: Along::parts(model.arch()), positions },
+        ("sites", []) => Along::Sites { sites: Along::parts(model), positions },
         ("sites", [_, ..]) => Along::Sites { sites: std::mem::take(&mut sites), positions },
         ("experts", [Site::ExpertOut]) => Along::Experts { experts: written.experts.clone(), positions },
         (other, _) => {

@@ -214,7 +214,7 @@ fn a_layer_without_any_of_the_sites_has_no_row_and_without_one_of_them_an_empty_
             sweep(&model, &target(), &request, |_, _| Ok(()))
         };
         let positions = vec![3, 11];
-        let parts = Along::parts(arch);
+        let parts = Along::parts(&model);
         let grid = run(Along::Sites { sites: parts.clone(), positions: positions.clone() }).unwrap();
         assert_eq!(grid.layers, all, "{case}");
         for (column, site) in parts.iter().enumerate() {

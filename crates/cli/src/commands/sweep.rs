@@ -235,7 +235,7 @@ fn along(sweep: &SweepArgs, otherwise: AlongArg, opened: &Opened) -> Result<Alon
         })
     };
     let sites = match (&sweep.site, along) {
-        (None, AlongArg::Sites) => Along::parts(opened.session.model.arch()),
+        (None, AlongArg::Sites) => Along::parts(&opened.session.model),
         (site, _) => {
             site.as_deref().unwrap_or(default).split(',').map(named).collect::<Result<Vec<_>, _>>()?
         }

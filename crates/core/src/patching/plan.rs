@@ -7,7 +7,6 @@ use easyroutine_sites::{Access, Point, Scope, Site};
 use super::experts;
 use super::values::Values;
 use super::{Along, By, Grid, Metric, Sweep};
-use crate::arch::Arch;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -138,7 +137,8 @@ impl Column {
 
 impl Along {
     /// The sites whose columns show what each layer adds: attention, recurrence and MLP, as far as the model has them.
-    pub fn parts(arch: &Arch) -> Vec<Site> {
+    pub fn parts(model: &Model) -> Vec<Site> {
+        let arch = model.arch();
         let has = |site: &Site| (0..arch.layers.len()).any(|layer| arch.has(*site, layer));
         [Site::AttnOut, Site::MixerOut, Site::MlpOut].into_iter().filter(has).collect()
     }
