@@ -452,6 +452,7 @@ class PatchingGrid:
             columns.append((number, tokens[int(number)]) if is_position else (shown, None))
         return {
             **self.data,
+            "values": self.values,
             "features": self.features,
             "routed": self.routed,
             "prompts": list(self.data["prompts"].items()),
