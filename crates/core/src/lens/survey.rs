@@ -43,7 +43,7 @@ impl Component {
     pub fn layers(self, model: &Model) -> Vec<i64> {
         let arch = model.arch();
         let all = || 0..arch.layers.len();
-        let having: Vec<usize> = all().filter(|layer| arch.points_of(self.0, *layer).is_ok()).collect();
+        let having: Vec<usize> = all().filter(|layer| arch.has(self.0, *layer)).collect();
         let layers = if having.is_empty() { all().collect() } else { having };
         std::iter::once(-1).chain(layers.into_iter().map(|layer| layer as i64)).collect()
     }

@@ -181,11 +181,9 @@ impl Along {
             return Ok(with);
         }
         let others: Vec<String> = (0..arch.layers.len()).filter(has).map(|layer| layer.to_string()).collect();
+        let of_experts = matches!(self, Along::Experts { .. });
         let named: Vec<String> = sites.iter().map(|site| format!("`{}`", site.name())).collect();
-        let (of_experts, names) = match self {
-            Along::Experts { .. } => (true, "experts".to_owned()),
-            _ => (false, named.join(" or ")),
-        };
+        let names = if of_experts { "experts".to_owned() } else { named.join(" or ") };
         if !others.is_empty() {
             return Err(Error::input(format!("none of these layers has {names}"))
                 .hint(format!("layers with {names}: {}", others.join(", "))));

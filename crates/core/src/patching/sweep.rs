@@ -100,8 +100,9 @@ impl By {
 }
 
 /// Makes every change of a sweep to a row. Each gives the bits of a whole run with that change, but runs only the
-/// blocks from its layer on and the tokens from its position on, unless blocks read more than the stream before them. A cell of an expert that no changed token goes through
-/// has exactly the metric without a change, and is not run. `progress` gets the number of runs done and in total.
+/// blocks from its layer on and the tokens from its position on, unless blocks read more than the stream before them. A
+/// cell of an expert that no changed token goes through has exactly the metric without a change, and is not run.
+/// `progress` gets the number of runs done and in total.
 ///
 /// # Errors
 /// If a layer, position, expert or site does not exist or cannot be changed, no layer has experts to sweep, a source row
